@@ -1,0 +1,45 @@
+set(unroll_sources)
+foreach(room graph ops layers optim io train compare)
+  file(GLOB found CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/unroll/${room}/*.cpp)
+  list(APPEND unroll_sources ${found})
+endforeach()
+if(NOT unroll_sources)
+  return()
+endif()
+
+include(UnrollAssets)
+find_package(fmt REQUIRED)
+find_package(nlohmann_json REQUIRED)
+
+add_library(unroll ${unroll_sources} ${UNROLL_ASSETS_SOURCE})
+add_library(unroll::unroll ALIAS unroll)
+set_target_properties(unroll PROPERTIES VERSION ${PROJECT_VERSION} SOVERSION 0)
+unroll_own_target(unroll)
+
+target_compile_features(unroll PUBLIC cxx_std_20)
+target_include_directories(unroll PUBLIC
+  $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}> $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
+
+# The lambdas that users give to pointwise are compiled in their files, and must see vectors as wide as
+# the library's: what fixes the width is public.
+unroll_arch_flags("${UNROLL_ARCH}" unroll_arch)
+target_compile_options(unroll PUBLIC ${unroll_arch})
+target_compile_definitions(unroll PUBLIC HWY_COMPILE_ONLY_STATIC)
+
+target_link_libraries(unroll
+  PUBLIC hwy::hwy OpenMP::OpenMP_CXX Threads::Threads
+  PRIVATE unroll::openblas $<BUILD_INTERFACE:fmt::fmt-header-only>
+    $<BUILD_INTERFACE:nlohmann_json::nlohmann_json>)
+if(UNROLL_ONEDNN)
+  target_link_libraries(unroll PRIVATE unroll::onednn)
+  target_compile_definitions(unroll PRIVATE UNROLL_ONEDNN=1)
+endif()
+
+# cpu.cpp tells a user that the library was built for another processor, so it must run on any.
+set(unroll_cpu ${PROJECT_SOURCE_DIR}/unroll/graph/cpu.cpp)
+set_source_files_properties(${unroll_cpu} PROPERTIES
+  COMPILE_DEFINITIONS "UNROLL_ARCH_NAME=\"${UNROLL_ARCH}\"")
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+  set_source_files_properties(${unroll_cpu} PROPERTIES
+    COMPILE_OPTIONS "-march=x86-64;-mno-aes;-mno-pclmul")
+endif()

@@ -1,0 +1,40 @@
+# Every test case is its own ctest test, labelled "unit"; "slow" are those that run programs.
+set(test_sources)
+foreach(room . graph ops layers optim io train compare cli)
+  file(GLOB found CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/${room}/*.cpp)
+  list(APPEND test_sources ${found})
+endforeach()
+set(test_cases ${test_sources})
+list(FILTER test_cases EXCLUDE REGEX "/tests/(\\./)?main\\.cpp$")
+
+if(test_cases)
+  find_package(Catch2 REQUIRED)
+  include(${Catch2_DIR}/Catch.cmake)
+
+  add_executable(unroll_tests ${test_sources})
+  unroll_own_target(unroll_tests)
+  target_include_directories(unroll_tests PRIVATE ${PROJECT_SOURCE_DIR}/tests)
+  target_compile_definitions(unroll_tests PRIVATE
+    UNROLL_TEST_DATA="${PROJECT_SOURCE_DIR}/tests/golden"
+    UNROLL_CLI="$<IF:$<TARGET_EXISTS:unroll-cli>,$<TARGET_FILE:unroll-cli>,>")
+  target_link_libraries(unroll_tests PRIVATE $<LINK_LIBRARY:WHOLE_ARCHIVE,unroll>
+    $<IF:$<TARGET_EXISTS:Catch2::Catch2WithMain>,Catch2::Catch2WithMain,Catch2::Catch2>
+    fmt::fmt-header-only nlohmann_json::nlohmann_json)
+  if(TARGET unroll-cli)
+    add_dependencies(unroll_tests unroll-cli)
+  endif()
+
+  # Tests run side by side: a thread that waits must not spin on a core that another test needs.
+  catch_discover_tests(unroll_tests
+    PROPERTIES LABELS unit ENVIRONMENT OMP_WAIT_POLICY=passive)
+endif()
+
+if(EXISTS ${PROJECT_SOURCE_DIR}/tests/consumer/CMakeLists.txt
+    AND EXISTS ${PROJECT_SOURCE_DIR}/unroll/unroll.h)
+  add_test(NAME consumer COMMAND ${CMAKE_COMMAND}
+    -DBUILD_DIR=${PROJECT_BINARY_DIR} -DCONFIG=$<CONFIG>
+    -DSOURCE_DIR=${PROJECT_SOURCE_DIR}/tests/consumer -DGENERATOR=${CMAKE_GENERATOR}
+    -DCXX=${CMAKE_CXX_COMPILER} -DCXX_FLAGS=${CMAKE_CXX_FLAGS}
+    -P ${PROJECT_SOURCE_DIR}/tests/consumer/run.cmake)
+  set_tests_properties(consumer PROPERTIES LABELS slow)
+endif()

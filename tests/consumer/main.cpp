@@ -1,0 +1,3 @@
+#include <unroll/unroll.h>
+
+int main() { return 0; }

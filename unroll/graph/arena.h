@@ -1,0 +1,98 @@
+#pragma once
+
+#include <unroll/graph/memory.h>
+
+#include <cstddef>
+#include <memory>
+#include <new>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+namespace unroll {
+
+/// Bump allocation in cached blocks: objects die together, in reverse order, at rewind or clear.
+class Arena {
+ public:
+  struct Mark {
+    std::size_t block = 0, used = 0, owned = 0;
+  };
+
+  Arena() = default;
+  Arena(const Arena&) = delete;
+  Arena& operator=(const Arena&) = delete;
+  ~Arena() {
+    rewind({});
+    for (Block& block : blocks_) block.buffer->release();
+  }
+
+  /// n value-initialised objects.
+  template <class T>
+  T* make_array(std::size_t n) {
+    T* first = static_cast<T*>(allocate(n * sizeof(T), alignof(T)));
+    std::uninitialized_value_construct_n(first, n);
+    if constexpr (!std::is_trivially_destructible_v<T>)
+      owned_.push_back({first, n, [](void* p, std::size_t count) {
+                          std::destroy_n(static_cast<T*>(p), count);
+                        }});
+    return first;
+  }
+
+  template <class T>
+  T* make(const T& value) {
+    T* object = new (allocate(sizeof(T), alignof(T))) T(value);
+    if constexpr (!std::is_trivially_destructible_v<T>)
+      owned_.push_back({object, 1, [](void* p, std::size_t) { static_cast<T*>(p)->~T(); }});
+    return object;
+  }
+
+  Mark mark() const { return {current_, used_, owned_.size()}; }
+  void rewind(const Mark& mark) {
+    while (owned_.size() > mark.owned) {
+      owned_.back().destroy(owned_.back().object, owned_.back().count);
+      owned_.pop_back();
+    }
+    current_ = mark.block;
+    used_ = mark.used;
+  }
+
+ private:
+  struct Block {
+    Buffer* buffer;
+    std::size_t size;
+  };
+  struct Owned {
+    void* object;
+    std::size_t count;
+    void (*destroy)(void*, std::size_t);
+  };
+
+  void* allocate(std::size_t bytes, std::size_t alignment) {
+    while (true) {
+      if (current_ < blocks_.size()) {
+        const std::size_t start = (used_ + alignment - 1) / alignment * alignment;
+        if (start + bytes <= blocks_[current_].size) {
+          used_ = start + bytes;
+          return blocks_[current_].buffer->data() + start;
+        }
+        if (current_ + 1 < blocks_.size()) {
+          ++current_;
+          used_ = 0;
+          continue;
+        }
+      }
+      constexpr std::size_t block_bytes = 64 * 1024;
+      const std::size_t size = bytes > block_bytes ? bytes : block_bytes;
+      blocks_.push_back({Buffer::allocate(size), size});
+      current_ = blocks_.size() - 1;
+      used_ = 0;
+    }
+  }
+
+  std::vector<Block, CachedAllocator<Block>> blocks_;
+  std::vector<Owned, CachedAllocator<Owned>> owned_;
+  std::size_t current_ = 0;
+  std::size_t used_ = 0;
+};
+
+}  // namespace unroll

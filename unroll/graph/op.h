@@ -1,0 +1,96 @@
+#pragma once
+
+#include <unroll/graph/tensor.h>
+
+#include <cstdint>
+#include <new>
+#include <span>
+
+namespace unroll {
+
+class Arena;
+
+/// The arguments of an op. A span of pointers, so that passing them costs no reference counts.
+class Args {
+ public:
+  Args() = default;
+  Args(std::span<const Tensor* const> tensors) : tensors_(tensors) {}  // NOLINT: meant to convert
+  const Tensor& operator[](std::size_t i) const { return *tensors_[i]; }
+  std::size_t size() const { return tensors_.size(); }
+
+ private:
+  std::span<const Tensor* const> tensors_;
+};
+
+/// What a vjp gets and gives: see Op::vjp.
+struct Vjp {
+  Args inputs;   ///< those not kept are abstract: shape and dtype without data
+  Args outputs;  ///< likewise
+  Args grads;    ///< d loss / d output; undefined where no gradient reached that output
+  std::span<const bool> needed;  ///< per input: does anybody want its gradient?
+  std::span<Tensor> result;      ///< per input: d loss / d input; may stay undefined for zero
+
+  /// The gradient of output i, zeros where none reached it.
+  Tensor grad(std::size_t i) const {
+    return grads[i].defined() ? grads[i] : Tensor::zeros(outputs[i].shape(), outputs[i].dtype());
+  }
+};
+
+/// What an op does when several calls are put together along the leading axis. This is what lets
+/// scan() take an op out of its loop over time.
+enum class Rows : std::uint8_t {
+  none,  ///< cannot be put together
+  map,   ///< op(concat(a, b)) = concat(op(a), op(b)): it treats each row by itself
+  sum,   ///< op(concat(a, b)) = op(a) + op(b): it sums over the rows
+};
+
+/// Which inputs and outputs a vjp reads, as bit masks; the rest is freed early.
+struct Keep {
+  std::uint32_t inputs = ~0u;
+  std::uint32_t outputs = 0;
+};
+
+/// One record per op: name, shape rule, kernel, vector-Jacobian product, and what these need.
+/// Derive from OpRecord<Self>, keep attributes as members, and call it with apply().
+class Op {
+ public:
+  virtual ~Op() = default;
+
+  virtual const char* name() const = 0;
+  virtual int outputs() const { return 1; }
+
+  /// The shape rule: writes the spec of each output, throws ShapeError for inputs that do not fit.
+  virtual void infer(Args in, std::span<Spec> out) const = 0;
+
+  /// The kernel: fills `out`, which has the inferred specs and memory of its own. Where
+  /// `allocates()`, it assigns the outputs instead (views, compositions).
+  virtual void forward(Args in, std::span<Tensor> out) const = 0;
+  virtual bool allocates() const { return false; }
+
+  /// The vector-Jacobian product, written with ops. Where it is differentiable again, gradients
+  /// of gradients work. Default: throws Error, "has no gradient".
+  virtual void vjp(Vjp& v) const;
+  virtual Keep keep() const { return {}; }
+  virtual bool differentiable() const { return true; }
+
+  /// `stacked[i]`: input i is several calls' inputs, concatenated along the leading axis.
+  virtual Rows rows(Args in, std::span<const bool> stacked) const {
+    (void)in, (void)stacked;
+    return Rows::none;
+  }
+  /// op(a + b) = op(a) + op(b), taken over all inputs together: it may run behind a sum over steps.
+  virtual bool linear() const { return false; }
+  /// A run draws from a counter, so two runs must not share a record.
+  virtual bool random() const { return false; }
+
+  virtual const Op* clone(Arena& arena) const = 0;
+};
+
+/// Gives a record its clone().
+template <class Self>
+class OpRecord : public Op {
+ public:
+  const Op* clone(Arena& arena) const override;
+};
+
+}  // namespace unroll

@@ -1,0 +1,363 @@
+#include <unroll/graph/accumulate.h>
+#include <unroll/graph/tape.h>
+#include <unroll/graph/threads.h>
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+
+namespace unroll {
+namespace {
+
+thread_local Tape* current_tape = nullptr;
+
+std::uint64_t next_tape_id() {
+  static std::atomic<std::uint64_t> last{0};
+  return ++last;
+}
+
+bool all_finite(const Tensor& tensor) {
+  if (!is_float(tensor.dtype()) || tensor.is_abstract() || !tensor.defined()) return true;
+  return with_float("check_numbers", tensor.dtype(), [&](auto zero) {
+    for (auto x : tensor.data<decltype(zero)>())
+      if (!std::isfinite(x)) return false;
+    return true;
+  });
+}
+
+std::string shapes_of(Args args) {
+  std::string text;
+  for (std::size_t i = 0; i < args.size(); ++i)
+    text += (i == 0 ? "" : ", ") + to_string(args[i]);
+  return text;
+}
+
+// Swaps the current tape and swaps it back, whatever happens.
+class CurrentTape {
+ public:
+  explicit CurrentTape(Tape* tape) : saved_(std::exchange(current_tape, tape)) {}
+  ~CurrentTape() { current_tape = saved_; }
+  CurrentTape(const CurrentTape&) = delete;
+  CurrentTape& operator=(const CurrentTape&) = delete;
+
+ private:
+  Tape* saved_;
+};
+
+}  // namespace
+
+void Op::vjp(Vjp&) const {
+  fail(name(), "has no gradient", "Compose it from other ops, or give it a vjp (docs/extending.md)");
+}
+
+NoGrad::NoGrad() : saved_(std::exchange(current_tape, nullptr)) {}
+NoGrad::~NoGrad() { current_tape = saved_; }
+
+void apply(const Op& op, Args in, std::span<Tensor> out, const Where& where) {
+  bool abstract = false;
+  for (std::size_t i = 0; i < in.size(); ++i) {
+    if (!in[i].defined())
+      fail(op.name(), fmt::format("input {} is an undefined tensor", i), where);
+    abstract = abstract || in[i].is_abstract();
+  }
+  constexpr std::size_t usual = 8;
+  Spec few[usual];
+  std::vector<Spec> many(out.size() > usual ? out.size() : 0);
+  const std::span<Spec> specs = out.size() > usual ? std::span(many) : std::span(few, out.size());
+  try {
+    if (abstract) {
+      op.infer(in, specs);
+      for (std::size_t i = 0; i < out.size(); ++i)
+        out[i] = Tensor::abstract(specs[i].shape, specs[i].dtype);
+    } else {
+      const detail::FlushDenormals flush;
+      const CurrentTape unrecorded(nullptr);  // a composition inside an op is not on the tape
+      if (!op.allocates()) {
+        op.infer(in, specs);
+        for (std::size_t i = 0; i < out.size(); ++i)
+          out[i] = Tensor::empty(specs[i].shape, specs[i].dtype);
+      }
+      op.forward(in, out);
+    }
+  } catch (const ShapeError& error) {
+    // The op knows what was wrong, only this place knows who called.
+    if (where.line() == 0 || std::string_view(error.what()).find(".cpp:") != std::string::npos)
+      throw;
+    const std::string_view path = where.file_name();
+    throw ShapeError(fmt::format("{} ({}:{})", error.what(),
+                                 path.substr(path.find_last_of('/') + 1), where.line()));
+  }
+  if (current_tape == nullptr) return;
+  if (current_tape->checks_numbers())
+    for (const Tensor& tensor : out)
+      if (!all_finite(tensor))
+        fail(op.name(), fmt::format("the result {} of {} is not finite", to_string(tensor),
+                                    shapes_of(in)), where);
+  current_tape->record(op, in, out, where);
+}
+
+Tape::Tape(Options options) : options_(options), id_(next_tape_id()), previous_(current_tape) {
+  current_tape = this;
+}
+
+Tape::~Tape() { stop(); }
+
+void Tape::stop() {
+  if (!live_) return;
+  live_ = false;
+  if (current_tape == this) current_tape = previous_;
+}
+
+Tape* Tape::current() { return current_tape; }
+
+Node& Tape::add_node(std::size_t inputs, std::size_t outputs) {
+  Node& node = nodes_.emplace_back();
+  node.input_count = static_cast<std::uint32_t>(inputs);
+  node.output_count = static_cast<std::uint32_t>(outputs);
+  Tensor* tensors = arena_.make_array<Tensor>(inputs + outputs);
+  node.inputs = tensors;
+  node.outputs = tensors + inputs;
+  node.edges = arena_.make_array<std::uint32_t>(inputs);
+  node.first_value = static_cast<std::uint32_t>(producer_.size());
+  const auto index = static_cast<std::uint32_t>(nodes_.size() - 1);
+  for (std::size_t i = 0; i < outputs; ++i) producer_.push_back(index);
+  return node;
+}
+
+Tensor Tape::input(const Tensor& value, bool needs_grad) {
+  Node& node = add_node(0, 1);
+  node.needs_grad = needs_grad;
+  Tensor result = value;
+  result.set_ref({id_, node.first_value});
+  node.outputs[0] = result;
+  return result;
+}
+
+Tensor Tape::leaf(const std::shared_ptr<ParameterState>& parameter) {
+  const auto [found, fresh] =
+      leaf_of_.try_emplace(parameter.get(), static_cast<std::uint32_t>(nodes_.size()));
+  if (fresh) {
+    input(parameter->value, true);
+    nodes_.back().parameter = arena_.make(parameter);
+    leaves_.push_back(found->second);
+  }
+  return nodes_[found->second].outputs[0];
+}
+
+// A trace takes values of an outer tape as inputs, so that gradients can leave through them.
+std::uint32_t Tape::foreign_leaf(const Tensor& value) {
+  for (const Node& node : nodes_)
+    if (node.foreign != nullptr && node.foreign->ref().tape == value.ref().tape &&
+        node.foreign->ref().value == value.ref().value)
+      return node.first_value;
+  const Tensor leaf = input(value, true);
+  nodes_.back().foreign = arena_.make(value);
+  return leaf.ref().value;
+}
+
+void Tape::record(const Op& op, Args in, std::span<Tensor> out, const Where& where) {
+  bool needs = false;
+  for (std::size_t i = 0; i < in.size(); ++i)
+    needs = needs || (owns(in[i]) && nodes_[producer_[in[i].ref().value]].needs_grad);
+  needs = needs && op.differentiable();
+  if (!needs && !options_.trace) {
+    // A view may have carried its input's place along: the result is a constant.
+    for (Tensor& tensor : out) tensor.set_ref({});
+    return;
+  }
+  if (options_.trace)
+    for (std::size_t i = 0; i < in.size(); ++i)
+      if (!owns(in[i]) && in[i].ref().tape != 0) {
+        foreign_leaf(in[i]);
+        needs = op.differentiable();
+      }
+  Node& node = add_node(in.size(), out.size());
+  node.op = op.clone(arena_);
+  node.needs_grad = needs;
+  node.where = where;
+  const Keep keep = op.keep();
+  const bool all = options_.trace;
+  for (std::size_t i = 0; i < in.size(); ++i) {
+    node.edges[i] = owns(in[i]) ? in[i].ref().value : Node::constant;
+    if (options_.trace && !owns(in[i]) && in[i].ref().tape != 0)
+      node.edges[i] = foreign_leaf(in[i]);
+    const bool kept = all || i >= 32 || ((keep.inputs >> i) & 1) != 0;
+    node.inputs[i] = kept ? in[i] : Tensor::abstract(in[i].shape(), in[i].dtype());
+  }
+  for (std::size_t i = 0; i < out.size(); ++i) {
+    out[i].set_ref({id_, node.first_value + static_cast<std::uint32_t>(i)});
+    const bool kept = all || i >= 32 || ((keep.outputs >> i) & 1) != 0;
+    node.outputs[i] = kept ? out[i] : Tensor::abstract(out[i].shape(), out[i].dtype());
+  }
+}
+
+void Tape::rewind(const Mark& mark) {
+  for (std::size_t i = mark.leaves; i < leaves_.size(); ++i)
+    leaf_of_.erase(nodes_[leaves_[i]].parameter->get());
+  nodes_.resize(mark.nodes);
+  producer_.resize(mark.values);
+  leaves_.resize(mark.leaves);
+  arena_.rewind(mark.arena);
+}
+
+std::uint32_t Tape::value_of(const Tensor& tensor, const char* what) const {
+  if (owns(tensor)) return tensor.ref().value;
+  const bool other = tensor.ref().tape != 0;
+  fail("tape", fmt::format("{} {} was {} this tape", what, to_string(tensor),
+                           other ? "recorded on another tape than" : "not recorded on"),
+       other ? "A tape ends with its scope; compute the value while this tape lives"
+             : "It depends on no parameter and no watched value, or was computed without a tape");
+}
+
+namespace {
+
+// Room for the arguments of one vjp: on the stack, but for the rare op with many tensors.
+template <class T, std::size_t usual = 16>
+class Scratch {
+ public:
+  explicit Scratch(std::size_t size) : many_(size > usual ? new T[size]() : nullptr), size_(size) {}
+  std::span<T> span() { return {many_ ? many_.get() : few_, size_}; }
+
+ private:
+  T few_[usual]{};
+  std::unique_ptr<T[]> many_;
+  std::size_t size_;
+};
+
+}  // namespace
+
+// The gradients of a node's outputs become those of its inputs.
+void Tape::step_back(std::size_t n, Grads& grads) {
+  const Node node = nodes_[n];  // a copy, because recording the walk may move the nodes
+  if (node.op == nullptr) return;
+  bool reached = false;
+  for (std::size_t i = 0; i < node.output_count; ++i)
+    reached = reached || grads[node.first_value + i].defined();
+  if (!reached) return;
+  if (node.consumed)
+    fail("tape", fmt::format("'{}' was walked back through already", node.op->name()), node.where,
+         "Pass {.retain = true} to the first backward()");
+
+  Scratch<const Tensor*> inputs(node.input_count), outputs(node.output_count),
+      output_grads(node.output_count);
+  Scratch<bool> needed(node.input_count);
+  Scratch<Tensor, 4> results(node.input_count);
+  for (std::size_t i = 0; i < node.input_count; ++i) {
+    inputs.span()[i] = &node.inputs[i];
+    needed.span()[i] =
+        node.edges[i] != Node::constant && nodes_[producer_[node.edges[i]]].needs_grad;
+  }
+  for (std::size_t i = 0; i < node.output_count; ++i) {
+    outputs.span()[i] = &node.outputs[i];
+    output_grads.span()[i] = &grads[node.first_value + i];
+  }
+  Vjp v{.inputs = Args(inputs.span()),
+        .outputs = Args(outputs.span()),
+        .grads = Args(output_grads.span()),
+        .needed = needed.span(),
+        .result = results.span()};
+  node.op->vjp(v);
+  for (std::size_t i = 0; i < node.output_count; ++i) grads[node.first_value + i] = {};
+
+  for (std::size_t i = 0; i < node.input_count; ++i) {
+    Tensor& part = v.result[i];
+    if (!v.needed[i] || !part.defined()) continue;
+    if (part.shape() != node.inputs[i].shape())
+      fail(node.op->name(), fmt::format("its vjp gives input {} a gradient {} for a value {}", i,
+                                        to_string(part), to_string(node.inputs[i])),
+           node.where);
+    if (part.is_abstract() && !options_.trace)
+      fail(node.op->name(), "its vjp reads an input or output that keep() does not name");
+    if (options_.check_numbers && !all_finite(part))
+      fail(node.op->name(),
+           fmt::format("the gradient {} of input {} is not finite", to_string(part), i),
+           node.where);
+    Tensor& grad = grads[node.edges[i]];
+    if (grad.defined()) {
+      accumulate_into(grad, part);
+    } else {
+      grad = std::move(part);
+    }
+  }
+}
+
+// Frees what a node kept for its vjp.
+void Tape::release(Node& node) {
+  if (node.op == nullptr) return;
+  node.consumed = true;
+  for (std::size_t i = 0; i < node.input_count; ++i)
+    node.inputs[i] = Tensor::abstract(node.inputs[i].shape(), node.inputs[i].dtype());
+  for (std::size_t i = 0; i < node.output_count; ++i)
+    node.outputs[i] = Tensor::abstract(node.outputs[i].shape(), node.outputs[i].dtype());
+}
+
+void Tape::backward(const Tensor& loss, const BackwardOptions& options) {
+  const std::uint32_t value = value_of(loss, "the loss");
+  if (loss.numel() != 1)
+    fail("tape", fmt::format("the loss must have one element, got {}", to_string(loss)),
+         "Reduce it with sum() or mean()");
+  const CurrentTape unrecorded(nullptr);
+  const MemoryScope scope(MemoryKind::gradient);
+  Grads grads(value + 1);
+  grads[value] = Tensor::full(loss.shape(), 1.0, loss.dtype());
+  const detail::FlushDenormals flush;
+  for (std::size_t n = producer_[value] + 1; n-- > options.down_to.nodes;) {
+    step_back(n, grads);
+    if (!options.retain) release(nodes_[n]);
+  }
+  for (std::uint32_t leaf : leaves_) {
+    const Node& node = nodes_[leaf];
+    if (node.first_value > value || !grads[node.first_value].defined()) continue;
+    Tensor& grad = (*node.parameter)->grad;
+    if (grad.defined()) {
+      accumulate_into(grad, grads[node.first_value]);
+    } else {
+      grad = std::move(grads[node.first_value]);
+    }
+  }
+}
+
+std::vector<Tensor> Tape::gradient(std::span<const Tensor> outputs, std::span<const Tensor> wrt,
+                                   const GradientOptions& options) {
+  if (!options.seeds.empty() && options.seeds.size() != outputs.size())
+    fail("gradient", fmt::format("{} seeds for {} outputs", options.seeds.size(), outputs.size()));
+  std::uint32_t last = 0;
+  for (const Tensor& tensor : outputs) last = std::max(last, value_of(tensor, "the output"));
+  for (const Tensor& tensor : wrt)
+    last = std::max(last, value_of(tensor, "the value to differentiate by"));
+  const CurrentTape recorded(options.create_graph ? this : nullptr);
+  const MemoryScope scope(MemoryKind::gradient);
+  Grads grads(last + 1);
+  for (std::size_t i = 0; i < outputs.size(); ++i) {
+    const Tensor seed = options.seeds.empty()
+                            ? Tensor::full(outputs[i].shape(), 1.0, outputs[i].dtype())
+                            : options.seeds[i];
+    Tensor& grad = grads[outputs[i].ref().value];
+    if (grad.defined()) {
+      accumulate_into(grad, seed);
+    } else {
+      grad = seed;
+    }
+  }
+  // A value's gradient is complete when the walk arrives at its producer, and freed behind it:
+  // taken there.
+  std::vector<Tensor> result(wrt.size());
+  std::size_t above = producer_[last] + 1;
+  std::vector<std::size_t> order(wrt.size());
+  for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
+  std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+    return wrt[a].ref().value > wrt[b].ref().value;
+  });
+  for (std::size_t i : order) {
+    const std::uint32_t value = wrt[i].ref().value;
+    while (above > producer_[value] + 1u) step_back(--above, grads);
+    result[i] = grads[value];
+    if (!result[i].defined() && options.zeros)
+      result[i] = Tensor::zeros(wrt[i].shape(), wrt[i].dtype());
+  }
+  return result;
+}
+
+}  // namespace unroll

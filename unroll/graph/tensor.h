@@ -1,0 +1,171 @@
+#pragma once
+
+#include <unroll/graph/error.h>
+#include <unroll/graph/memory.h>
+#include <unroll/graph/shape.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace unroll {
+
+/// Where on which tape a tensor was recorded; a default one means "a constant".
+struct TapeRef {
+  std::uint64_t tape = 0;
+  std::uint32_t value = 0;
+};
+
+/// An immutable handle on a row-major array in a shared buffer. Copying a Tensor copies the
+/// handle. A tensor is undefined (no shape), abstract (a shape without data, met while a function
+/// is traced) or has data.
+class Tensor {
+ public:
+  Tensor() = default;
+  Tensor(const Tensor& other)
+      : buffer_(other.buffer_),
+        data_(other.data_),
+        shape_(other.shape_),
+        ref_(other.ref_),
+        dtype_(other.dtype_),
+        defined_(other.defined_) {
+    if (buffer_ != nullptr) buffer_->retain();
+  }
+  Tensor(Tensor&& other) noexcept
+      : buffer_(std::exchange(other.buffer_, nullptr)),
+        data_(std::exchange(other.data_, nullptr)),
+        shape_(other.shape_),
+        ref_(other.ref_),
+        dtype_(other.dtype_),
+        defined_(std::exchange(other.defined_, false)) {}
+  Tensor& operator=(Tensor other) noexcept {
+    std::swap(buffer_, other.buffer_);
+    std::swap(data_, other.data_);
+    shape_ = other.shape_;
+    ref_ = other.ref_;
+    dtype_ = other.dtype_;
+    defined_ = other.defined_;
+    return *this;
+  }
+  ~Tensor() {
+    if (buffer_ != nullptr) buffer_->release();
+  }
+
+  /// Memory not yet written: for kernels.
+  static Tensor empty(const Shape& shape, DType dtype = DType::f32);
+  static Tensor zeros(const Shape& shape, DType dtype = DType::f32);
+  static Tensor full(const Shape& shape, double value, DType dtype = DType::f32);
+  /// A shape without data.
+  static Tensor abstract(const Shape& shape, DType dtype);
+  /// A copy of `values`, which must be as many as `shape` has elements.
+  template <class T>
+  static Tensor from(std::span<const T> values, const Shape& shape);
+  template <class T>
+  static Tensor from(const std::vector<T>& values, const Shape& shape) {
+    return from(std::span<const T>(values), shape);
+  }
+  template <class T>
+  static Tensor from(std::initializer_list<T> values, const Shape& shape) {
+    return from(std::span<const T>(values.begin(), values.size()), shape);
+  }
+
+  bool defined() const { return defined_; }
+  bool is_abstract() const { return defined_ && data_ == nullptr; }
+  const Shape& shape() const { return shape_; }
+  std::int64_t size(int axis) const { return shape_[axis]; }
+  int rank() const { return shape_.rank(); }
+  std::int64_t numel() const { return shape_.numel(); }
+  DType dtype() const { return dtype_; }
+  Spec spec() const { return {shape_, dtype_}; }
+
+  /// The elements. Throws Error for another dtype, and for an abstract tensor (data cannot decide
+  /// anything while a function is traced).
+  template <class T>
+  std::span<const T> data() const {
+    check_access(dtype_of<T>());
+    return {reinterpret_cast<const T*>(data_), static_cast<std::size_t>(numel())};
+  }
+  /// For kernels that fill a tensor nobody else can read yet, and for optimizers.
+  template <class T>
+  std::span<T> mutable_data() {
+    check_access(dtype_of<T>());
+    return {reinterpret_cast<T*>(data_), static_cast<std::size_t>(numel())};
+  }
+  /// Unchecked access for kernels.
+  template <class T>
+  const T* ptr() const {
+    return reinterpret_cast<const T*>(data_);
+  }
+  template <class T>
+  T* mutable_ptr() {
+    return reinterpret_cast<T*>(data_);
+  }
+  std::byte* bytes() { return data_; }
+  const std::byte* bytes() const { return data_; }
+
+  /// The value of a tensor with one element, whatever its dtype. Throws for any other size.
+  double item() const;
+
+  /// The same elements in another shape: shares the buffer, records nothing (see ops' reshape).
+  Tensor viewed(const Shape& shape) const;
+  /// Rows begin to end of the leading axis: shares the buffer, records nothing (see ops' slice).
+  Tensor rows(std::int64_t begin, std::int64_t end) const;
+  /// Row i of the leading axis, that axis gone.
+  Tensor row(std::int64_t i) const;
+  /// A copy in a buffer of its own, not recorded.
+  Tensor clone() const;
+  /// The same elements in another dtype, copied where they differ, not recorded.
+  Tensor to(DType dtype) const;
+  /// The same value as a constant: no gradient flows through it.
+  Tensor detach() const {
+    Tensor copy = *this;
+    copy.ref_ = {};
+    return copy;
+  }
+
+  /// No other handle refers to the buffer.
+  bool unique() const {
+    return buffer_ != nullptr && buffer_->references.load(std::memory_order_acquire) == 1;
+  }
+  const TapeRef& ref() const { return ref_; }
+  void set_ref(TapeRef ref) { ref_ = ref; }
+
+ private:
+  void check_access(DType wanted) const {
+    if (!defined_ || dtype_ != wanted || (data_ == nullptr)) fail_access(wanted);
+  }
+  [[noreturn]] void fail_access(DType wanted) const;
+
+  Buffer* buffer_ = nullptr;
+  std::byte* data_ = nullptr;
+  Shape shape_;
+  TapeRef ref_;
+  DType dtype_ = DType::f32;
+  bool defined_ = false;
+};
+
+/// "f32 [2, 3]"
+std::string to_string(const Tensor& tensor);
+
+/// Calls `f` with a value of the element type of a floating dtype: f(float{}) or f(double{}).
+/// Throws Error naming `op` for any other dtype.
+template <class F>
+decltype(auto) with_float(const char* op, DType dtype, F&& f) {
+  if (dtype == DType::f32) return f(float{});
+  if (dtype == DType::f64) return f(double{});
+  fail(op, std::string("needs f32 or f64, got ") + to_string(dtype));
+}
+
+template <class T>
+Tensor Tensor::from(std::span<const T> values, const Shape& shape) {
+  if (static_cast<std::int64_t>(values.size()) != shape.numel())
+    fail_shape("tensor", std::to_string(values.size()) + " values for shape " + to_string(shape));
+  Tensor result = empty(shape, dtype_of<T>());
+  std::copy(values.begin(), values.end(), result.mutable_ptr<T>());
+  return result;
+}
+
+}  // namespace unroll

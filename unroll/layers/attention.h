@@ -1,0 +1,55 @@
+#pragma once
+
+#include <unroll/layers/dropout.h>
+#include <unroll/layers/linear.h>
+#include <unroll/ops/scan.h>
+
+namespace unroll {
+
+struct MultiHeadAttentionOptions {
+  std::int64_t embed_dim = 0;
+  std::int64_t num_heads = 1;
+  double dropout = 0;  ///< of attention weights
+  bool bias = true;
+  bool rotary = false;  ///< rotate queries and keys by position (self-attention)
+  bool batch_first = false;
+};
+
+struct AttentionCall {
+  Tensor memory = {};   ///< keys and values come from here (cross-attention); undefined: from x
+  bool causal = false;
+  Tensor lengths = {};  ///< [B] i64: keys behind a row's length are hidden
+  Tensor mask = {};     ///< 1 where a key may be seen; broadcasts to [B, heads, T_q, T_k]
+  /// {keys, values} [B, heads, T, D] of earlier steps, for streaming; what comes back has x's too.
+  State cache = {};
+  bool need_weights = false;
+};
+
+struct MultiHeadAttentionOutput {
+  Tensor output;   ///< as x
+  Tensor weights;  ///< [B, heads, T_q, T_k] where asked for
+  State cache;     ///< keys and values, those of the cache first; only where a cache was passed or asked
+};
+
+/// Vaswani et al., 2017, 3.2.2. Parameters have PyTorch's names: in_proj_weight [3E, E] (queries,
+/// keys, values), in_proj_bias, out_proj.weight, out_proj.bias.
+class MultiHeadAttention : public Module {
+ public:
+  Parameter in_proj_weight, in_proj_bias;
+  Linear out_proj;
+
+  explicit MultiHeadAttention(const MultiHeadAttentionOptions& options, GeneratorRef generator = {});
+
+  /// x [T, B, E] (or [B, T, E] where batch_first) -> output of the same shape.
+  MultiHeadAttentionOutput operator()(const Tensor& x, const AttentionCall& call = {},
+                                      Where where = Where::current());
+  std::string describe() const override;
+
+ private:
+  Tensor heads(const Tensor& x, Where where) const;
+
+  MultiHeadAttentionOptions options_;
+  Generator generator_;
+};
+
+}  // namespace unroll

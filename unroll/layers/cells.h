@@ -1,0 +1,94 @@
+#pragma once
+
+#include <unroll/layers/module.h>
+#include <unroll/ops/scan.h>
+
+#include <limits>
+
+namespace unroll {
+
+/// One step of a recurrent layer. A user's cell derives from this, or is any callable
+/// (x, state) -> Output; all go through the same scan().
+class RecurrentCell : public Module {
+ public:
+  /// x [B, input], state as initial_state() has it -> output [B, out] and the next state.
+  virtual Output operator()(const Tensor& x, const State& state) const = 0;
+  /// Zeros.
+  virtual State initial_state(std::int64_t batch, DType dtype) const = 0;
+  virtual std::int64_t output_size() const = 0;
+};
+
+struct RNNCellOptions {
+  std::int64_t input_size = 0;
+  std::int64_t hidden_size = 0;
+  bool relu = false;  ///< relu in place of tanh
+  bool bias = true;
+};
+
+/// h' = tanh(W_ih x + b_ih + W_hh h + b_hh) (Elman, 1990).
+class RNNCell : public RecurrentCell {
+ public:
+  Parameter weight_ih, weight_hh, bias_ih, bias_hh;
+  explicit RNNCell(const RNNCellOptions& options, GeneratorRef generator = {});
+  Output operator()(const Tensor& x, const State& state) const override;
+  State initial_state(std::int64_t batch, DType dtype) const override;
+  std::int64_t output_size() const override { return options_.hidden_size; }
+  std::string describe() const override;
+
+ private:
+  RNNCellOptions options_;
+};
+
+struct LSTMCellOptions {
+  std::int64_t input_size = 0;
+  std::int64_t hidden_size = 0;
+  bool bias = true;
+  /// 0: h has hidden_size; else h is projected to this size (Sak, Senior, Beaufays, 2014).
+  std::int64_t proj_size = 0;
+  /// Initial bias of the forget gate, in b_ih alone, so that it is not counted twice (Jozefowicz
+  /// et al., 2015, advise 1). NaN: uniform like the rest, as in PyTorch.
+  double forget_bias = std::numeric_limits<double>::quiet_NaN();
+};
+
+/// c' = sigmoid(f) c + sigmoid(i) tanh(g), h' = sigmoid(o) tanh(c'), gates in PyTorch's order
+/// i, f, g, o (Hochreiter, Schmidhuber, 1997; forget gate: Gers et al., 2000). State {h, c}.
+class LSTMCell : public RecurrentCell {
+ public:
+  Parameter weight_ih, weight_hh, bias_ih, bias_hh, weight_hr;
+  explicit LSTMCell(const LSTMCellOptions& options, GeneratorRef generator = {});
+  Output operator()(const Tensor& x, const State& state) const override;
+  State initial_state(std::int64_t batch, DType dtype) const override;
+  std::int64_t output_size() const override {
+    return options_.proj_size > 0 ? options_.proj_size : options_.hidden_size;
+  }
+  std::string describe() const override;
+
+ private:
+  LSTMCellOptions options_;
+};
+
+struct GRUCellOptions {
+  std::int64_t input_size = 0;
+  std::int64_t hidden_size = 0;
+  bool bias = true;
+  /// The reset gate acts on h before its product (Cho et al., 2014) instead of after it (PyTorch,
+  /// cuDNN).
+  bool reset_before = false;
+};
+
+/// r, z = sigmoid(...), n = tanh(W_in x + b_in + r (W_hn h + b_hn)), h' = (1 - z) n + z h, gates in
+/// PyTorch's order r, z, n.
+class GRUCell : public RecurrentCell {
+ public:
+  Parameter weight_ih, weight_hh, bias_ih, bias_hh;
+  explicit GRUCell(const GRUCellOptions& options, GeneratorRef generator = {});
+  Output operator()(const Tensor& x, const State& state) const override;
+  State initial_state(std::int64_t batch, DType dtype) const override;
+  std::int64_t output_size() const override { return options_.hidden_size; }
+  std::string describe() const override;
+
+ private:
+  GRUCellOptions options_;
+};
+
+}  // namespace unroll

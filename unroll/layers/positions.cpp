@@ -1,0 +1,78 @@
+#include <unroll/layers/positions.h>
+#include <unroll/ops/arithmetic.h>
+#include <unroll/ops/index.h>
+
+#include <fmt/format.h>
+
+#include <cmath>
+
+namespace unroll {
+namespace {
+
+// fill(position, column, angle's frequency) for every element of [T, D].
+template <class F>
+Tensor table(std::int64_t steps, std::int64_t size, DType dtype, F fill) {
+  Tensor result = Tensor::empty({steps, size}, dtype);
+  with_float("positions", dtype, [&](auto zero) {
+    using T = decltype(zero);
+    for (std::int64_t t = 0; t < steps; ++t)
+      for (std::int64_t i = 0; i < size; ++i)
+        result.mutable_ptr<T>()[t * size + i] = static_cast<T>(fill(t, i));
+  });
+  return result;
+}
+
+double frequency(std::int64_t pair, std::int64_t size) {
+  return std::pow(10000.0, -2.0 * static_cast<double>(pair) / static_cast<double>(size));
+}
+
+}  // namespace
+
+Tensor sinusoidal_positions(std::int64_t steps, std::int64_t size, std::int64_t offset,
+                            DType dtype) {
+  return table(steps, size, dtype, [&](std::int64_t t, std::int64_t i) {
+    const double angle = static_cast<double>(t + offset) * frequency(i / 2, size);
+    return i % 2 == 0 ? std::sin(angle) : std::cos(angle);
+  });
+}
+
+Tensor rotary(const Tensor& x, std::int64_t offset, Where where) {
+  if (x.rank() < 2 || x.shape()[-1] % 2 != 0)
+    throw ShapeError(error_message(
+        "rotary", fmt::format("needs [..., T, D] with even D, got {}", to_string(x)), &where, ""));
+  const std::int64_t steps = x.shape()[-2], size = x.shape()[-1], half = size / 2;
+  const auto angle = [&](std::int64_t t, std::int64_t i) {
+    return static_cast<double>(t + offset) * frequency(i % half, size);
+  };
+  const Tensor cosine = table(steps, size, x.dtype(), [&](std::int64_t t, std::int64_t i) {
+    return std::cos(angle(t, i));
+  });
+  const Tensor sine = table(steps, size, x.dtype(), [&](std::int64_t t, std::int64_t i) {
+    return i < half ? -std::sin(angle(t, i)) : std::sin(angle(t, i));
+  });
+  const Tensor swapped = concat({slice(x, -1, half, size), slice(x, -1, 0, half)}, -1);
+  return x * cosine + swapped * sine;
+}
+
+LearnedPositions::LearnedPositions(std::int64_t max_length, std::int64_t size,
+                                   GeneratorRef generator) {
+  if (max_length < 1 || size < 1)
+    fail("LearnedPositions", fmt::format("sizes must be positive, got {} x {}", max_length, size));
+  weight = Parameter(generator->normal({max_length, size}, 0.0, 0.02));
+  add("weight", weight);
+}
+
+Tensor LearnedPositions::operator()(std::int64_t steps, std::int64_t offset, Where where) const {
+  if (offset + steps > weight.shape()[0])
+    throw ShapeError(error_message(
+        "LearnedPositions",
+        fmt::format("positions up to {} of a table of {}", offset + steps, weight.shape()[0]),
+        &where, "Build it with a larger max_length, or use rotary positions"));
+  return slice(weight, 0, offset, offset + steps, 1, where);
+}
+
+std::string LearnedPositions::describe() const {
+  return fmt::format("LearnedPositions({}, {})", weight.shape()[0], weight.shape()[1]);
+}
+
+}  // namespace unroll

@@ -1,0 +1,148 @@
+#include <unroll/layers/recurrent.h>
+#include <unroll/ops/index.h>
+#include <unroll/ops/layout.h>
+
+#include <fmt/format.h>
+
+namespace unroll {
+
+void RecurrentLayer::check_options() const {
+  if (common_.num_layers < 1)
+    fail(common_.name, fmt::format("num_layers must be 1 or more, got {}", common_.num_layers));
+}
+
+template <class Make>
+void RecurrentLayer::build(const Common& common, GeneratorRef generator, Make make) {
+  common_ = common;
+  directions_ = common.bidirectional ? 2 : 1;
+  check_options();
+  std::int64_t input = common.input_size;
+  for (int layer = 0; layer < common.num_layers; ++layer) {
+    for (int direction = 0; direction < directions_; ++direction) {
+      auto cell = make(input, generator);
+      const std::string suffix =
+          fmt::format("_l{}{}", layer, direction == 1 ? "_reverse" : "");
+      add("weight_ih" + suffix, cell->weight_ih);
+      add("weight_hh" + suffix, cell->weight_hh);
+      add("bias_ih" + suffix, cell->bias_ih);
+      add("bias_hh" + suffix, cell->bias_hh);
+      if constexpr (requires { cell->weight_hr; }) add("weight_hr" + suffix, cell->weight_hr);
+      cells_.push_back(std::move(cell));
+    }
+    input = output_size();
+  }
+  dropout_ = std::make_unique<Dropout>(common.dropout, generator);
+  if (common.dropout > 0) add("dropout", *dropout_);
+}
+
+State RecurrentLayer::initial_state(std::int64_t batch, DType dtype) const {
+  State state = cells_[0]->initial_state(batch, dtype);
+  for (Tensor& one : state)
+    one = Tensor::zeros(
+        one.shape().inserted(0, static_cast<std::int64_t>(cells_.size())), one.dtype());
+  return state;
+}
+
+void RecurrentLayer::check(const Tensor& x, const RecurrentCall& call, const Where& where) const {
+  const char* layout = common_.batch_first ? "[B, T, {}]" : "[T, B, {}]";
+  if (x.rank() != 3 || x.size(2) != common_.input_size)
+    throw ShapeError(error_message(
+        common_.name,
+        fmt::format("the input is {}, expected {}", to_string(x.shape()),
+                    fmt::format(fmt::runtime(layout), common_.input_size)),
+        &where, x.rank() == 2 ? "Give a single sequence a batch axis with unsqueeze()" : ""));
+  if (call.state.empty()) return;
+  const State expected = initial_state(x.size(common_.batch_first ? 0 : 1), x.dtype());
+  if (call.state.size() != expected.size())
+    fail(common_.name, fmt::format("its state has {} tensors, got {}", expected.size(),
+                                   call.state.size()), where);
+  for (std::size_t k = 0; k < expected.size(); ++k)
+    if (call.state[k].shape() != expected[k].shape())
+      throw ShapeError(error_message(
+          common_.name,
+          fmt::format("state {} is {}, expected {}", k, to_string(call.state[k].shape()),
+                      to_string(expected[k].shape())),
+          &where, "It is [layers * directions, B, size]"));
+}
+
+Output RecurrentLayer::run(const Tensor& input, const RecurrentCall& call,
+                           const Where& where) const {
+  check(input, call, where);
+  Tensor x = common_.batch_first ? transpose(input, 0, 1) : input;
+  const std::int64_t batch = x.size(1);
+  std::vector<State> last;
+  for (int layer = 0; layer < common_.num_layers; ++layer) {
+    if (layer > 0 && dropout_->training()) x = (*dropout_)(x);
+    Tensor outputs[2];
+    for (int direction = 0; direction < directions_; ++direction) {
+      const int index = layer * directions_ + direction;
+      const RecurrentCell& one = cell(layer, direction);
+      State state;
+      if (call.state.empty()) {
+        state = one.initial_state(batch, x.dtype());
+      } else {
+        for (const Tensor& all : call.state) state.push_back(select(all, 0, index));
+      }
+      Output result = scan([&](const Tensor& step, const State& s) { return one(step, s); }, x,
+                           state,
+                           {.lengths = call.lengths,
+                            .reverse = direction == 1,
+                            .unrolled = call.unrolled},
+                           where);
+      outputs[direction] = std::move(result.output);
+      last.push_back(std::move(result.state));
+    }
+    x = directions_ == 2 ? concat({outputs[0], outputs[1]}, 2) : outputs[0];
+  }
+  State state;
+  for (std::size_t k = 0; k < last[0].size(); ++k) {
+    std::vector<Tensor> parts;
+    for (const State& one : last) parts.push_back(one[k]);
+    state.push_back(stack(parts, 0));
+  }
+  return {common_.batch_first ? transpose(x, 0, 1) : x, state};
+}
+
+std::string RecurrentLayer::describe() const {
+  return fmt::format("{}({} -> {}{}{})", common_.name, common_.input_size, common_.hidden_size,
+                     common_.num_layers > 1 ? fmt::format(", {} layers", common_.num_layers) : "",
+                     common_.bidirectional ? ", bidirectional" : "");
+}
+
+RNN::RNN(const RNNOptions& o, GeneratorRef generator) {
+  build({"RNN", o.input_size, o.hidden_size, o.num_layers, o.bidirectional, o.batch_first,
+         o.dropout},
+        generator, [&](std::int64_t input, GeneratorRef g) {
+          return std::make_unique<RNNCell>(
+              RNNCellOptions{
+                  .input_size = input, .hidden_size = o.hidden_size, .relu = o.relu, .bias = o.bias},
+              g);
+        });
+}
+
+LSTM::LSTM(const LSTMOptions& o, GeneratorRef generator) {
+  build({"LSTM", o.input_size, o.hidden_size, o.num_layers, o.bidirectional, o.batch_first,
+         o.dropout},
+        generator, [&](std::int64_t input, GeneratorRef g) {
+          return std::make_unique<LSTMCell>(LSTMCellOptions{.input_size = input,
+                                                            .hidden_size = o.hidden_size,
+                                                            .bias = o.bias,
+                                                            .proj_size = o.proj_size,
+                                                            .forget_bias = o.forget_bias},
+                                            g);
+        });
+}
+
+GRU::GRU(const GRUOptions& o, GeneratorRef generator) {
+  build({"GRU", o.input_size, o.hidden_size, o.num_layers, o.bidirectional, o.batch_first,
+         o.dropout},
+        generator, [&](std::int64_t input, GeneratorRef g) {
+          return std::make_unique<GRUCell>(GRUCellOptions{.input_size = input,
+                                                          .hidden_size = o.hidden_size,
+                                                          .bias = o.bias,
+                                                          .reset_before = o.reset_before},
+                                           g);
+        });
+}
+
+}  // namespace unroll

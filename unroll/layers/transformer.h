@@ -1,0 +1,96 @@
+#pragma once
+
+#include <unroll/layers/attention.h>
+#include <unroll/layers/norm.h>
+
+#include <memory>
+#include <optional>
+
+namespace unroll {
+
+enum class FeedForward : std::uint8_t { relu, gelu, swiglu };
+
+struct TransformerOptions {
+  std::int64_t d_model = 0;
+  std::int64_t nhead = 1;
+  std::int64_t dim_feedforward = 0;  ///< 0: 4 d_model
+  int num_layers = 1;                ///< of a stack
+  double dropout = 0;
+  FeedForward activation = FeedForward::relu;
+  bool norm_first = false;  ///< pre-norm (Xiong et al., 2020); a stack then ends with a norm
+  bool bias = true;
+  bool rotary = false;
+  bool batch_first = false;
+};
+
+struct TransformerCall {
+  bool causal = false;
+  Tensor lengths = {};         ///< [B] i64 of x
+  Tensor memory = {};          ///< decoder: what the encoder gave
+  Tensor memory_lengths = {};  ///< [B] i64 of memory
+  State cache = {};            ///< {k, v} per layer of earlier steps, for streaming
+};
+
+/// Self-attention and a feed-forward part, each with a residual and a norm (Vaswani et al., 2017).
+/// PyTorch's names: self_attn, linear1, linear2, norm1, norm2; SwiGLU adds linear3, the gate's
+/// partner: linear2(silu(linear1(x)) linear3(x)) (Shazeer, 2020).
+class TransformerEncoderLayer : public Module {
+ public:
+  explicit TransformerEncoderLayer(const TransformerOptions& options, GeneratorRef generator = {});
+  /// x [T, B, d_model] -> the same shape; the state is {k, v} of all steps so far.
+  Output operator()(const Tensor& x, const TransformerCall& call = {},
+                    Where where = Where::current());
+  std::string describe() const override { return "TransformerEncoderLayer"; }
+
+  MultiHeadAttention self_attn;
+  Linear linear1, linear2;
+  std::unique_ptr<Linear> linear3;
+  LayerNorm norm1, norm2;
+
+ private:
+  Tensor feed_forward(const Tensor& x, Where where);
+  TransformerOptions options_;
+  Dropout dropout_, dropout1_, dropout2_;
+};
+
+/// An encoder layer with cross-attention to `memory` in its middle: self_attn, multihead_attn,
+/// linear1, linear2, norm1, norm2, norm3.
+class TransformerDecoderLayer : public Module {
+ public:
+  explicit TransformerDecoderLayer(const TransformerOptions& options, GeneratorRef generator = {});
+  /// x [T, B, d_model]; call.memory [T_m, B, d_model] is needed. Causal where call.causal.
+  Output operator()(const Tensor& x, const TransformerCall& call, Where where = Where::current());
+  std::string describe() const override { return "TransformerDecoderLayer"; }
+
+  MultiHeadAttention self_attn, multihead_attn;
+  Linear linear1, linear2;
+  std::unique_ptr<Linear> linear3;
+  LayerNorm norm1, norm2, norm3;
+
+ private:
+  Tensor feed_forward(const Tensor& x, Where where);
+  TransformerOptions options_;
+  Dropout dropout_, dropout1_, dropout2_, dropout3_;
+};
+
+/// num_layers of a layer: layers.0, layers.1, ..., and behind pre-norm layers a final norm.
+template <class Layer>
+class TransformerStack : public Module {
+ public:
+  explicit TransformerStack(const TransformerOptions& options, GeneratorRef generator = {});
+  /// As the layer; the state is {k, v} of layer 0, {k, v} of layer 1, ...
+  Output operator()(const Tensor& x, const TransformerCall& call = {},
+                    Where where = Where::current());
+  std::string describe() const override { return "TransformerStack"; }
+  Layer& layer(int i) { return *layers_[static_cast<std::size_t>(i)]; }
+  std::unique_ptr<LayerNorm> norm;
+
+ private:
+  bool batch_first_;
+  std::vector<std::unique_ptr<Layer>> layers_;
+};
+
+using TransformerEncoder = TransformerStack<TransformerEncoderLayer>;
+using TransformerDecoder = TransformerStack<TransformerDecoderLayer>;
+
+}  // namespace unroll

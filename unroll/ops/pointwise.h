@@ -1,0 +1,367 @@
+#pragma once
+
+// A generic lambda is the op: `auto y = pointwise([](auto x) { return x * sigmoid(x); }, x);`
+// The compiler instantiates it with SIMD vectors for the forward kernel and with dual numbers over
+// SIMD vectors for the backward one: one pass over memory each way, no interpreter.
+
+#include <unroll/graph/tape.h>
+#include <unroll/graph/threads.h>
+#include <unroll/ops/arithmetic.h>
+#include <unroll/ops/columns.h>
+#include <unroll/ops/dual.h>
+
+#include <array>
+#include <tuple>
+#include <type_traits>
+
+namespace unroll {
+
+namespace detail {
+
+/// Where one argument of the lambda lies: a tensor, or columns of its last axis.
+struct PointwiseSlot {
+  int tensor = 0;
+  std::int64_t begin = 0;
+  std::int64_t width = 0;  ///< 0: the whole tensor
+};
+
+/// The loops over one call's elements: `rows` times an inner run in which every argument advances
+/// by one element or stands still.
+struct PointwiseLoop {
+  static constexpr int max_slots = 24;
+  std::int64_t inner = 0;
+  std::int64_t rows = 1;
+  int outer_rank = 0;
+  std::array<std::int64_t, Shape::max_rank> outer{};
+  std::array<std::array<std::int64_t, Shape::max_rank>, max_slots> stride{};
+  std::array<bool, max_slots> steps{};
+
+  /// The element offset of slot `s` at `row`.
+  std::int64_t offset(int s, std::int64_t row) const {
+    if (outer_rank == 1) return row * stride[s][0];
+    std::int64_t result = 0;
+    for (int axis = outer_rank - 1; axis >= 0; --axis) {
+      result += row % outer[axis] * stride[s][axis];
+      row /= outer[axis];
+    }
+    return result;
+  }
+};
+
+/// The shape that a call's arguments broadcast to. Throws ShapeError.
+Shape pointwise_shape(const char* name, Args in, std::span<const PointwiseSlot> slots);
+/// The loops for arguments of `in` and results laid into `out`.
+PointwiseLoop pointwise_loop(const Shape& shape, Args in, std::span<const PointwiseSlot> in_slots,
+                             std::span<const Tensor> out, std::span<const PointwiseSlot> out_slots);
+Rows pointwise_rows(Args in, std::span<const PointwiseSlot> slots, std::span<const bool> stacked);
+/// Columns that do not cover their tensor just once between them become slices, so that a
+/// gradient is written whole.
+void resolve_columns(std::span<Columns> columns);
+[[noreturn]] void fail_derivative_order(const char* name);
+
+template <class F, int NI>
+struct PointwiseTraits {
+  template <class T>
+  static auto value_result(const F& f) {
+    return [&]<std::size_t... I>(std::index_sequence<I...>) {
+      return f(((void)I, simd::Lanes<T>())...);
+    }(std::make_index_sequence<NI>());
+  }
+  using Result = decltype(value_result<float>(std::declval<const F&>()));
+  static constexpr bool many = requires { std::tuple_size<Result>::value; };
+  static constexpr int outputs() {
+    if constexpr (many) {
+      return static_cast<int>(std::tuple_size<Result>::value);
+    } else {
+      return 1;
+    }
+  }
+};
+
+template <class R>
+auto as_tuple(R&& result) {
+  if constexpr (requires { std::tuple_size<std::remove_cvref_t<R>>::value; }) {
+    return std::forward<R>(result);
+  } else {
+    return std::tuple<std::remove_cvref_t<R>>(std::forward<R>(result));
+  }
+}
+
+/// (x..., g...) -> d (sum of g_o f_o(x)) / dx, itself a function that pointwise can take.
+template <class F, int NI, int NO>
+struct PointwiseGrad {
+  F f;
+
+  template <class... X>
+  auto operator()(const X&... args) const {
+    using V = simd::CommonType<X...>;
+    const std::array<V, NI + NO> all{simd::promote<V>(args)...};
+    return [&]<int... I>(std::integer_sequence<int, I...>) {
+      const auto y = as_tuple(f(simd::Dual<V, 1u << I>{all[I], {V(1)}}...));
+      return std::tuple{partial<I>(y, all)...};
+    }(std::make_integer_sequence<int, NI>());
+  }
+
+  template <int I, class Y, class V, std::size_t N>
+  static V partial(const Y& y, const std::array<V, N>& all) {
+    V sum(0);
+    bool first = true;
+    const auto one = [&]<int O>(std::integral_constant<int, O>) {
+      using Out = std::tuple_element_t<O, Y>;
+      if constexpr (simd::AnyDual<Out>) {
+        if constexpr (depends<Out>(I)) {
+          const V term = all[NI + O] * std::get<O>(y).d[Out::place(I)];
+          sum = first ? term : V(sum + term);
+          first = false;
+        }
+      }
+    };
+    [&]<int... O>(std::integer_sequence<int, O...>) {
+      (one(std::integral_constant<int, O>()), ...);
+    }(std::make_integer_sequence<int, NO>());
+    return sum;
+  }
+
+  template <class Out>
+  static constexpr bool depends(int i) {
+    return []<class V, unsigned M>(const simd::Dual<V, M>*) { return M; }(
+               static_cast<const Out*>(nullptr)) >> i & 1u;
+  }
+};
+
+}  // namespace detail
+
+/// The record behind pointwise(). A function object with a static `vjp(const F&, Vjp&)` and
+/// `keep` replaces the derived gradient (for functions whose gradient needs no inputs).
+template <class F, int NI, int NO, int Order = 0>
+class PointwiseOp : public OpRecord<PointwiseOp<F, NI, NO, Order>> {
+ public:
+  using InSlots = std::array<detail::PointwiseSlot, NI>;
+  using OutSlots = std::array<detail::PointwiseSlot, NO>;
+  static_assert(NI + NO <= detail::PointwiseLoop::max_slots, "too many arguments");
+
+  PointwiseOp(const char* name, const F& f, const InSlots& in, const OutSlots& out, int out_count)
+      : name_(name), f_(f), in_(in), out_(out), out_count_(out_count) {}
+
+  const char* name() const override { return name_; }
+  int outputs() const override { return out_count_; }
+
+  void infer(Args in, std::span<Spec> out) const override {
+    const Shape shape = detail::pointwise_shape(name_, in, in_);
+    for (Spec& spec : out) spec = {Shape{0}, in[0].dtype()};
+    for (const auto& slot : out_) {
+      if (slot.tensor < 0) continue;
+      out[slot.tensor].shape = slot.width == 0 ? shape : shape.with(-1, slot.width);
+    }
+  }
+
+  void forward(Args in, std::span<Tensor> out) const override {
+    if (in[0].dtype() == DType::f32) {
+      run<float>(in, out);
+    } else {
+      run<double>(in, out);
+    }
+  }
+
+  Keep keep() const override {
+    if constexpr (requires { F::keep; }) {
+      return F::keep;
+    } else {
+      return {};
+    }
+  }
+  Rows rows(Args in, std::span<const bool> stacked) const override {
+    return detail::pointwise_rows(in, in_, stacked);
+  }
+
+  void vjp(Vjp& v) const override {
+    if constexpr (requires { F::vjp(f_, v); }) {
+      F::vjp(f_, v);
+    } else if constexpr (Order == 0 || (Order == 1 && NI <= 4)) {
+      derived_vjp(v);
+    } else {
+      detail::fail_derivative_order(name_);
+    }
+  }
+
+ private:
+  template <class T>
+  void run(Args in, std::span<Tensor> out) const {
+    using L = simd::Lanes<T>;
+    Shape shape = in[0].shape();
+    bool flat = true;
+    for (std::size_t i = 0; i < NI; ++i)
+      flat = flat && in_[i].width == 0 && in[in_[i].tensor].shape() == shape;
+    for (const auto& slot : out_) flat = flat && slot.width == 0;
+    detail::PointwiseLoop loop;
+    if (flat) {
+      loop.inner = shape.numel();
+      loop.steps.fill(true);
+    } else {
+      shape = detail::pointwise_shape(name_, in, in_);
+      loop = detail::pointwise_loop(shape, in, in_, out, out_);
+    }
+    std::array<const T*, NI> from;
+    for (std::size_t i = 0; i < NI; ++i)
+      from[i] = in[in_[i].tensor].template ptr<T>() + in_[i].begin;
+    std::array<T*, NO> into;
+    for (std::size_t o = 0; o < NO; ++o)
+      into[o] = out_[o].tensor < 0 ? nullptr
+                                   : out[out_[o].tensor].template mutable_ptr<T>() + out_[o].begin;
+    constexpr std::int64_t piece = 4096;
+    const double work = 16.0 * static_cast<double>(loop.inner * loop.rows);
+    if (flat || loop.rows == 1) {
+      parallel_for(loop.inner, piece, work, [&](std::int64_t begin, std::int64_t end) {
+        std::array<const T*, NI> p = from;
+        std::array<T*, NO> q = into;
+        for (std::size_t i = 0; i < NI; ++i)
+          if (loop.steps[i]) p[i] += begin;
+        for (T*& pointer : q)
+          if (pointer != nullptr) pointer += begin;
+        run_row<L>(p, q, loop.steps, end - begin);
+      });
+      return;
+    }
+    const std::int64_t rows_a_piece = std::max<std::int64_t>(1, piece / loop.inner);
+    parallel_for(loop.rows, rows_a_piece, work, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t row = begin; row < end; ++row) {
+        std::array<const T*, NI> p;
+        std::array<T*, NO> q;
+        for (int i = 0; i < NI; ++i) p[i] = from[i] + loop.offset(i, row);
+        for (int o = 0; o < NO; ++o)
+          q[o] = into[o] == nullptr ? nullptr : into[o] + loop.offset(NI + o, row);
+        run_row<L>(p, q, loop.steps, loop.inner);
+      }
+    });
+  }
+
+  template <class L, class T>
+  void run_row(const std::array<const T*, NI>& p, const std::array<T*, NO>& q,
+               const std::array<bool, detail::PointwiseLoop::max_slots>& steps,
+               std::int64_t n) const {
+    constexpr std::int64_t lanes = L::count;
+    std::int64_t i = 0;
+    for (; i + lanes <= n; i += lanes)
+      step<L>([&](int k) { return steps[k] ? L::load(p[k] + i) : L(*p[k]); },
+              [&](int o, const L& y) {
+                if (q[o] != nullptr) y.store(q[o] + i);
+              });
+    if (i < n) {
+      const auto rest = static_cast<std::size_t>(n - i);
+      step<L>([&](int k) { return steps[k] ? L::load_first(p[k] + i, rest) : L(*p[k]); },
+              [&](int o, const L& y) {
+                if (q[o] != nullptr) y.store_first(q[o] + i, rest);
+              });
+    }
+  }
+
+  template <class L, class Load, class Store>
+  void step(const Load& load, const Store& store) const {
+    [&]<int... I>(std::integer_sequence<int, I...>) {
+      const auto y = detail::as_tuple(f_(load(I)...));
+      [&]<int... O>(std::integer_sequence<int, O...>) {
+        (store(O, simd::promote<L>(std::get<O>(y))), ...);
+      }(std::make_integer_sequence<int, NO>());
+    }(std::make_integer_sequence<int, NI>());
+  }
+
+  void derived_vjp(Vjp& v) const {
+    using Grad = detail::PointwiseGrad<F, NI, NO>;
+    using GradOp = PointwiseOp<Grad, NI + NO, NI, Order + 1>;
+    typename GradOp::InSlots in_slots;
+    std::array<const Tensor*, NI + NO> args;
+    std::array<Tensor, NO> filled;
+    const int inputs = static_cast<int>(v.inputs.size());
+    for (int i = 0; i < inputs; ++i) args[i] = &v.inputs[i];
+    for (int i = 0; i < NI; ++i) in_slots[i] = in_[i];
+    int last = inputs;
+    for (int o = 0; o < NO; ++o) {
+      if (out_[o].width != 0) detail::fail_derivative_order(name_);
+      in_slots[NI + o] = {last, 0, 0};
+      if (out_[o].tensor < 0) {
+        filled[o] = Tensor::zeros(Shape{}, v.inputs[0].dtype());  // nobody asked for this result
+      } else {
+        filled[o] = v.grad(static_cast<std::size_t>(out_[o].tensor));
+      }
+      args[last++] = &filled[o];
+    }
+    // Columns of one tensor get their gradients side by side in one tensor.
+    typename GradOp::OutSlots out_slots;
+    for (int i = 0; i < NI; ++i) {
+      out_slots[i] = {in_[i].tensor, in_[i].begin, 0};
+      if (!v.needed[in_[i].tensor]) out_slots[i].tensor = -1;
+      if (in_[i].width != 0) out_slots[i].width = v.inputs[in_[i].tensor].shape()[-1];
+    }
+    std::array<Tensor, NI> results;
+    const GradOp op(name_, Grad{f_}, in_slots, out_slots, inputs);
+    apply(op, Args({args.data(), static_cast<std::size_t>(last)}),
+          std::span(results.data(), static_cast<std::size_t>(inputs)), Where::current());
+    for (int i = 0; i < inputs; ++i)
+      if (v.needed[i]) v.result[i] = sum_to(results[i], v.inputs[i].shape());
+  }
+
+  const char* name_;
+  F f_;
+  InSlots in_;
+  OutSlots out_;
+  int out_count_;
+};
+
+/// A name for errors and listings, and the caller's place.
+struct PointwiseName {
+  const char* text = "pointwise";
+  Where where;
+  PointwiseName(const char* name, Where caller = Where::current())  // NOLINT: meant to convert
+      : text(name), where(caller) {}
+};
+
+namespace detail {
+
+inline Columns as_columns(const Tensor& tensor) { return {tensor, 0, 0}; }
+inline Columns as_columns(const Parameter& parameter) { return {Tensor(parameter), 0, 0}; }
+inline const Columns& as_columns(const Columns& columns) { return columns; }
+
+}  // namespace detail
+
+/// Applies `f` to the elements of tensors (or Columns) that broadcast together. `f` is a generic
+/// callable of NI values, made of arithmetic, comparisons and the functions of ops/dual.h; it
+/// returns a value or a std::tuple of values. Returns one Tensor, or a std::array of them.
+template <class F, class... X>
+  requires(sizeof...(X) > 0)
+auto pointwise(const PointwiseName& name, const F& f, const X&... x) {
+  constexpr int ni = sizeof...(X);
+  constexpr int no = detail::PointwiseTraits<F, ni>::outputs();
+  using Op = PointwiseOp<F, ni, no>;
+  std::array<Columns, ni> columns{detail::as_columns(x)...};
+  detail::resolve_columns(columns);
+  typename Op::InSlots in;
+  std::array<const Tensor*, ni> args;
+  std::size_t count = 0;
+  for (int i = 0; i < ni; ++i) {
+    // Columns of one tensor share one input.
+    std::size_t k = 0;
+    if (columns[i].width != 0)
+      while (k < count && !(in_same_tensor(*args[k], columns[i].tensor))) ++k;
+    else
+      k = count;
+    if (k == count) args[count++] = &columns[i].tensor;
+    in[i] = {static_cast<int>(k), columns[i].begin, columns[i].width};
+  }
+  typename Op::OutSlots out;
+  for (int o = 0; o < no; ++o) out[o] = {o, 0, 0};
+  std::array<Tensor, no> results;
+  apply(Op(name.text, f, in, out, no), Args({args.data(), count}), results, name.where);
+  if constexpr (detail::PointwiseTraits<F, ni>::many) {
+    return results;
+  } else {
+    return std::move(results[0]);
+  }
+}
+
+template <class F, class... X>
+  requires(!std::is_convertible_v<const F&, PointwiseName> && sizeof...(X) > 0)
+auto pointwise(const F& f, const X&... x) {
+  return pointwise(PointwiseName("pointwise", Where()), f, x...);
+}
+
+}  // namespace unroll

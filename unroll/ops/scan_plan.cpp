@@ -1,0 +1,314 @@
+#include <unroll/ops/arithmetic.h>
+#include <unroll/ops/layout.h>
+#include <unroll/ops/scan_plan.h>
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace unroll::detail {
+namespace {
+
+Tensor step_of(const Tensor& sequence) {
+  return Tensor::abstract(sequence.shape().without(0), sequence.dtype());
+}
+
+// The mask [B, 1] in the rank of a value.
+Tensor mask_like(const Tensor& mask, const Tensor& value) {
+  Shape shape = mask.shape();
+  while (shape.rank() < value.rank()) shape = shape.inserted(shape.rank(), 1);
+  return shape == mask.shape() ? mask : reshape(mask, shape);
+}
+
+}  // namespace
+
+ScanPlan::ScanPlan(const Cell& cell, const Tensor& xs, const State& state, bool masked,
+                   bool reverse, const Where& where)
+    : masked_(masked), reverse_(reverse) {
+  Tape* outer = Tape::current();
+  tape_ = std::make_unique<Tape>(Tape::Options{.trace = true});
+  const Tensor x = tape_->watch(step_of(xs));
+  x_ = x.ref().value;
+  Tensor mask;
+  if (masked) {
+    mask = tape_->input(Tensor::abstract({xs.size(1), 1}, xs.dtype()), false);
+    mask_ = mask.ref().value;
+  }
+  State before;
+  for (const Tensor& one : state) {
+    before.push_back(tape_->watch(Tensor::abstract(one.shape(), one.dtype())));
+    states_in_.push_back(before.back().ref().value);
+  }
+  Output step = cell(x, before);
+  if (step.state.size() != state.size())
+    fail("scan", fmt::format("the cell takes {} state tensors and returns {}", state.size(),
+                             step.state.size()), where);
+  for (std::size_t k = 0; k < state.size(); ++k)
+    if (step.state[k].shape() != state[k].shape() || step.state[k].dtype() != state[k].dtype())
+      fail("scan", fmt::format("state {} goes in as {} and comes out as {}", k,
+                               to_string(state[k]), to_string(step.state[k])), where,
+           "The initial state must have the shape that the cell returns");
+  if (masked) {
+    const Tensor zero = Tensor::zeros({}, step.output.dtype());
+    step.output = unroll::where(mask_like(mask, step.output), step.output, zero);
+    for (std::size_t k = 0; k < state.size(); ++k)
+      step.state[k] =
+          unroll::where(mask_like(mask, before[k]), step.state[k], before[k]);
+  }
+  const auto value_of = [&](const Tensor& tensor, const char* what) {
+    if (!tape_->owns(tensor))
+      fail("scan", fmt::format("the cell's {} {} does not depend on its input or state", what,
+                               to_string(tensor)), where);
+    return tensor.ref().value;
+  };
+  output_ = value_of(step.output, "output");
+  for (const Tensor& one : step.state) states_out_.push_back(value_of(one, "state"));
+
+  forward_nodes_ = tape_->size();
+  for (std::size_t n = 0; n < forward_nodes_; ++n) {
+    const Node& node = tape_->node(n);
+    if (node.op != nullptr) random_ = random_ || node.op->random();
+    if (node.parameter == nullptr && node.foreign == nullptr) continue;
+    capture_values_.push_back(node.first_value);
+    if (node.foreign != nullptr) {
+      captures_.push_back(*node.foreign);
+    } else {
+      captures_.push_back(outer != nullptr ? outer->leaf(*node.parameter)
+                                           : (*node.parameter)->value);
+    }
+  }
+  const auto wanted = [&](const Tensor& tensor) {
+    return outer != nullptr && outer->needs_grad(tensor);
+  };
+  const bool differentiate = wanted(xs) || std::any_of(state.begin(), state.end(), wanted) ||
+                             std::any_of(captures_.begin(), captures_.end(), wanted);
+  if (differentiate && !random_) trace_back(*outer, xs, state);
+  tape_->stop();
+  place_.assign(tape_->size(), Place::unused);
+  tracked_.assign(states(), false);
+  place_forward();
+  if (output_seed_ != none) {
+    place_backward();
+    choose_saved();
+  }
+}
+
+void ScanPlan::trace_back(const Tape& outer, const Tensor& xs, const State& state) {
+  std::vector<Tensor> outputs, seeds, wrt;
+  const auto recorded = [&](std::uint32_t value) { return producer(value).outputs[0]; };
+  const auto seed = [&](std::uint32_t value) {
+    const Node& node = producer(value);
+    const Tensor& of = node.outputs[value - node.first_value];
+    outputs.push_back(of);
+    seeds.push_back(tape_->input(Tensor::abstract(of.shape(), of.dtype()), false));
+    return seeds.back().ref().value;
+  };
+  output_seed_ = seed(output_);
+  for (std::uint32_t value : states_out_) state_seeds_.push_back(seed(value));
+  const bool needs_x = outer.needs_grad(xs);
+  wrt.push_back(recorded(x_));
+  for (std::uint32_t value : states_in_) wrt.push_back(recorded(value));
+  std::vector<std::size_t> wanted;
+  for (std::size_t c = 0; c < captures_.size(); ++c) {
+    if (!outer.needs_grad(captures_[c])) continue;
+    wanted.push_back(c);
+    wrt.push_back(recorded(capture_values_[c]));
+  }
+  (void)state;
+  const std::vector<Tensor> grads = tape_->gradient(
+      outputs, wrt, {.create_graph = true, .seeds = seeds, .zeros = false});
+  const auto value_of = [&](const Tensor& grad) {
+    return grad.defined() && tape_->owns(grad) ? grad.ref().value : none;
+  };
+  x_grad_ = needs_x ? value_of(grads[0]) : none;
+  for (std::size_t k = 0; k < states(); ++k) state_grads_.push_back(value_of(grads[1 + k]));
+  capture_grads_.assign(captures_.size(), none);
+  for (std::size_t i = 0; i < wanted.size(); ++i)
+    capture_grads_[wanted[i]] = value_of(grads[1 + states() + i]);
+}
+
+// Which values depend on any of these?
+std::vector<bool> ScanPlan::reached_from(std::span<const std::uint32_t> values) const {
+  std::vector<bool> reached(tape_->value_count(), false);
+  for (std::uint32_t value : values)
+    if (value != none) reached[value] = true;
+  for (std::size_t n = 0; n < tape_->size(); ++n) {
+    const Node& node = tape_->node(n);
+    for (std::uint32_t i = 0; i < node.input_count; ++i)
+      if (node.edges[i] != Node::constant && reached[node.edges[i]])
+        for (std::uint32_t o = 0; o < node.output_count; ++o) reached[node.first_value + o] = true;
+  }
+  return reached;
+}
+
+// Marks the nodes that a value is computed from.
+void ScanPlan::mark_ancestors(std::uint32_t value, std::vector<bool>& marked) const {
+  if (value == none || marked[tape_->producer(value)]) return;
+  marked[tape_->producer(value)] = true;
+  for (std::size_t n = tape_->producer(value) + 1; n-- > 0;) {
+    if (!marked[n]) continue;
+    const Node& node = tape_->node(n);
+    for (std::uint32_t i = 0; i < node.input_count; ++i)
+      if (node.edges[i] != Node::constant) marked[tape_->producer(node.edges[i])] = true;
+  }
+}
+
+Rows ScanPlan::rows_of(const Node& node, const std::vector<bool>& stacked) const {
+  std::vector<const Tensor*> in(node.input_count);
+  const std::unique_ptr<bool[]> flags(new bool[node.input_count]);
+  for (std::uint32_t i = 0; i < node.input_count; ++i) {
+    in[i] = &node.inputs[i];
+    flags[i] = stacked[i];
+    if (stacked[i] && node.inputs[i].rank() == 0) return Rows::none;
+  }
+  return node.op->rows(Args(in), {flags.get(), node.input_count});
+}
+
+void ScanPlan::place_forward() {
+  std::vector<bool> used(tape_->size(), false);
+  mark_ancestors(output_, used);
+  for (std::uint32_t value : states_out_) mark_ancestors(value, used);
+  // What only the walk back reads is run there, or saved here: place_backward() knows.
+  for (std::size_t n = forward_nodes_; n < tape_->size(); ++n)
+    for (std::uint32_t i = 0; i < tape_->node(n).input_count; ++i)
+      if (tape_->node(n).edges[i] != Node::constant &&
+          tape_->producer(tape_->node(n).edges[i]) < forward_nodes_)
+        mark_ancestors(tape_->node(n).edges[i], used);
+
+  const std::vector<bool> by_state = reached_from(states_in_);
+  const std::uint32_t streams[] = {x_, mask_};
+  const std::vector<bool> by_x = reached_from(streams);
+  for (std::size_t n = 0; n < forward_nodes_; ++n) {
+    const Node& node = tape_->node(n);
+    if (node.op == nullptr || !used[n]) continue;
+    if (by_state[node.first_value]) {
+      place_[n] = Place::loop;
+      continue;
+    }
+    if (!by_x[node.first_value]) {
+      place_[n] = Place::once;
+      continue;
+    }
+    std::vector<bool> stacked(node.input_count, false);
+    bool available = true;
+    for (std::uint32_t i = 0; i < node.input_count; ++i) {
+      const std::uint32_t value = node.edges[i];
+      if (value == Node::constant || !by_x[value]) continue;
+      stacked[i] = true;
+      available = available && (value == x_ || value == mask_ || place_of(value) == Place::before);
+    }
+    place_[n] = available && rows_of(node, stacked) == Rows::map ? Place::before : Place::loop;
+  }
+}
+
+void ScanPlan::place_backward() {
+  std::vector<bool> forced(tape_->size(), false);
+  while (!try_place_backward(forced)) {
+  }
+}
+
+// Places what the gradients need. False where a node that was to run behind the loop turns out to
+// be needed step by step: it is added to `forced`, and all is placed again.
+bool ScanPlan::try_place_backward(std::vector<bool>& forced) {
+  std::vector<bool> used(tape_->size(), false), carried(tape_->size(), false);
+  for (std::uint32_t value : state_grads_) mark_ancestors(value, carried);
+  used = carried;
+  mark_ancestors(x_grad_, used);
+  for (std::uint32_t value : capture_grads_) mark_ancestors(value, used);
+
+  std::vector<std::uint32_t> sources = states_in_;
+  sources.insert(sources.end(), state_seeds_.begin(), state_seeds_.end());
+  for (std::uint32_t value : {x_, mask_, output_seed_}) sources.push_back(value);
+  const std::vector<bool> varies = reached_from(sources);
+  const std::vector<bool> by_seed = reached_from(state_seeds_);
+
+  for (std::size_t n = forward_nodes_; n < tape_->size(); ++n) {
+    const Node& node = tape_->node(n);
+    place_[n] = Place::unused;
+    if (node.op == nullptr || !used[n]) continue;
+    if (!varies[node.first_value]) {
+      place_[n] = Place::once;
+      continue;
+    }
+    std::vector<bool> stacked(node.input_count, false);
+    bool any_sum = false, all_sums = true, in_loop_only = false, any_after = false;
+    for (std::uint32_t i = 0; i < node.input_count; ++i) {
+      const std::uint32_t value = node.edges[i];
+      if (value == Node::constant || !varies[value]) {
+        all_sums = false;
+        continue;
+      }
+      const std::size_t from = tape_->producer(value);
+      stacked[i] = true;
+      const bool leaf = node.op != nullptr && tape_->node(from).op == nullptr;
+      const bool sum = !leaf && from >= forward_nodes_ && place_[from] == Place::summed;
+      any_sum = any_sum || sum;
+      all_sums = all_sums && sum;
+      any_after = any_after || (from >= forward_nodes_ && place_[from] == Place::after);
+      // Ahead of the loop there are no seeds and no results of the loop.
+      in_loop_only = in_loop_only || by_seed[value] ||
+                     (from >= forward_nodes_ && !leaf && place_[from] == Place::loop);
+    }
+    const bool together = !forced[n];
+    const Rows rows = together && !any_sum ? rows_of(node, stacked) : Rows::none;
+    if (carried[n]) {
+      place_[n] = !in_loop_only && rows == Rows::map ? Place::before : Place::loop;
+    } else if (any_sum) {
+      if (all_sums && node.op->linear()) {
+        place_[n] = Place::summed;
+        continue;
+      }
+      // A sum over the steps is no step's value: its producers go back into the loop.
+      for (std::uint32_t i = 0; i < node.input_count; ++i)
+        if (stacked[i]) mark_ancestors(node.edges[i], forced);
+      forced[n] = true;
+      return false;
+    } else if (rows == Rows::map) {
+      place_[n] = Place::after;
+    } else if (rows == Rows::sum) {
+      place_[n] = Place::summed;
+    } else if (any_after) {
+      for (std::uint32_t i = 0; i < node.input_count; ++i)
+        if (stacked[i]) mark_ancestors(node.edges[i], forced);
+      forced[n] = true;
+      return false;
+    } else {
+      place_[n] = Place::loop;
+    }
+  }
+  // An input's gradient is wanted step by step.
+  if (x_grad_ != none && place_of(x_grad_) == Place::summed) {
+    mark_ancestors(x_grad_, forced);
+    return false;
+  }
+  return true;
+}
+
+void ScanPlan::choose_saved() {
+  std::vector<bool> read(tape_->value_count(), false);
+  for (std::size_t n = forward_nodes_; n < tape_->size(); ++n) {
+    const Node& node = tape_->node(n);
+    if (place_[n] == Place::unused) continue;
+    for (std::uint32_t i = 0; i < node.input_count; ++i)
+      if (node.edges[i] != Node::constant) read[node.edges[i]] = true;
+  }
+  for (std::uint32_t value : capture_grads_)
+    if (value != none) read[value] = true;
+  if (x_grad_ != none) read[x_grad_] = true;
+  for (std::uint32_t value : state_grads_)
+    if (value != none) read[value] = true;
+  for (std::size_t k = 0; k < states(); ++k)
+    tracked_[k] = read[states_in_[k]] || read[states_out_[k]];
+  for (std::size_t n = 0; n < forward_nodes_; ++n) {
+    if (place_[n] != Place::before && place_[n] != Place::loop) continue;
+    const Node& node = tape_->node(n);
+    for (std::uint32_t o = 0; o < node.output_count; ++o) {
+      const std::uint32_t value = node.first_value + o;
+      const bool is_state =
+          std::find(states_out_.begin(), states_out_.end(), value) != states_out_.end();
+      if (read[value] && !is_state) saved_.push_back(value);
+    }
+  }
+}
+
+}  // namespace unroll::detail

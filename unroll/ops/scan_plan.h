@@ -1,0 +1,74 @@
+#pragma once
+
+#include <unroll/ops/scan.h>
+
+#include <memory>
+
+namespace unroll::detail {
+
+/// How one traced step is spread over time: which nodes of the trace run once, which over all
+/// steps' rows together, and which stay in the loop.
+class ScanPlan {
+ public:
+  enum class Place : std::uint8_t {
+    unused,
+    once,    // the same for all steps
+    before,  // over all steps' rows together, ahead of the loop
+    loop,
+    after,   // over all steps' rows together, behind the loop
+    summed,  // as after, and the result is the sum over the steps
+  };
+
+  /// Traces the cell on the shapes of one step; with the walk back too where the outer tape wants
+  /// gradients.
+  ScanPlan(const Cell& cell, const Tensor& xs, const State& state, bool masked, bool reverse,
+           const Where& where);
+
+  /// What the cell uses from outside, recorded on the surrounding tape.
+  const std::vector<Tensor>& captures() const { return captures_; }
+  /// A cell that draws random numbers would draw the same ones at every step.
+  bool random() const { return random_; }
+
+  /// run()'s results: output [T, ...], the last states, then what run_back() reads.
+  int result_count() const;
+  void infer(Args in, std::span<Spec> out) const;
+  /// in: xs, mask [T, B, 1] if masked, states, captures.
+  void run(Args in, std::span<Tensor> out) const;
+  /// in: as run(), then run()'s results, then the gradients of output and last states.
+  /// out: gradients of xs, states and captures; undefined where nothing depends on one.
+  void run_back(Args in, std::span<Tensor> out) const;
+
+  std::size_t states() const { return states_in_.size(); }
+  bool masked() const { return masked_; }
+
+ private:
+  static constexpr std::uint32_t none = ~0u;
+  friend class ScanRun;
+
+  void trace_back(const Tape& outer, const Tensor& xs, const State& state);
+  void place_forward();
+  void place_backward();
+  bool try_place_backward(std::vector<bool>& forced);
+  void choose_saved();
+  std::vector<bool> reached_from(std::span<const std::uint32_t> values) const;
+  void mark_ancestors(std::uint32_t value, std::vector<bool>& marked) const;
+  Rows rows_of(const Node& node, const std::vector<bool>& stacked) const;
+  const Node& producer(std::uint32_t value) const { return tape_->node(tape_->producer(value)); }
+  Place place_of(std::uint32_t value) const { return place_[tape_->producer(value)]; }
+
+  std::unique_ptr<Tape> tape_;      // one step: forward nodes, then those of the walk back
+  std::size_t forward_nodes_ = 0;
+  bool masked_ = false, reverse_ = false, random_ = false;
+  std::vector<Place> place_;        // by node
+  // Value ids in the trace.
+  std::uint32_t x_ = none, mask_ = none, output_ = none;
+  std::vector<std::uint32_t> states_in_, states_out_, capture_values_;
+  std::vector<Tensor> captures_;
+  std::uint32_t output_seed_ = none, x_grad_ = none;
+  std::vector<std::uint32_t> state_seeds_, state_grads_, capture_grads_;
+  // What forward leaves for backward: whole tracks of states, and stacks of other values.
+  std::vector<bool> tracked_;
+  std::vector<std::uint32_t> saved_;
+};
+
+}  // namespace unroll::detail

@@ -1,0 +1,162 @@
+#pragma once
+
+// Highway's vectors as plain values with operators, so that a generic lambda reads as arithmetic.
+// Compiled for one processor family (UNROLL_ARCH); graph/cpu.cpp checks it at start.
+#ifndef HWY_COMPILE_ONLY_STATIC
+#define HWY_COMPILE_ONLY_STATIC
+#endif
+#include <hwy/highway.h>
+// Highway's own headers go behind highway.h.
+#include <hwy/contrib/math/math-inl.h>
+
+#include <cmath>
+#include <cstddef>
+#include <type_traits>
+
+namespace unroll::simd {
+
+namespace hn = hwy::HWY_NAMESPACE;
+
+template <class T>
+using Tag = hn::ScalableTag<T>;
+
+template <class X>
+concept Number = std::is_arithmetic_v<X>;
+
+/// As many T as a vector register holds.
+template <class T>
+struct Lanes {
+  hn::Vec<Tag<T>> v;
+
+  static constexpr std::size_t count = hn::MaxLanes(Tag<T>());
+
+  Lanes() : v(hn::Zero(Tag<T>())) {}
+  Lanes(hn::Vec<Tag<T>> vector) : v(vector) {}  // NOLINT: meant to convert
+  template <Number X>
+  Lanes(X x) : v(hn::Set(Tag<T>(), static_cast<T>(x))) {}  // NOLINT: meant to convert
+
+  static Lanes load(const T* p) { return hn::LoadU(Tag<T>(), p); }
+  static Lanes load_first(const T* p, std::size_t n) {
+    return hn::MaskedLoad(hn::FirstN(Tag<T>(), n), Tag<T>(), p);
+  }
+  void store(T* p) const { hn::StoreU(v, Tag<T>(), p); }
+  void store_first(T* p, std::size_t n) const {
+    hn::BlendedStore(v, hn::FirstN(Tag<T>(), n), Tag<T>(), p);
+  }
+
+  friend Lanes operator+(Lanes a, Lanes b) { return hn::Add(a.v, b.v); }
+  friend Lanes operator-(Lanes a, Lanes b) { return hn::Sub(a.v, b.v); }
+  friend Lanes operator*(Lanes a, Lanes b) { return hn::Mul(a.v, b.v); }
+  friend Lanes operator/(Lanes a, Lanes b) { return hn::Div(a.v, b.v); }
+  friend Lanes operator-(Lanes a) { return hn::Neg(a.v); }
+  friend auto operator<(Lanes a, Lanes b) { return hn::Lt(a.v, b.v); }
+  friend auto operator>(Lanes a, Lanes b) { return hn::Gt(a.v, b.v); }
+  friend auto operator<=(Lanes a, Lanes b) { return hn::Le(a.v, b.v); }
+  friend auto operator>=(Lanes a, Lanes b) { return hn::Ge(a.v, b.v); }
+  friend auto operator==(Lanes a, Lanes b) { return hn::Eq(a.v, b.v); }
+  friend auto operator!=(Lanes a, Lanes b) { return hn::Ne(a.v, b.v); }
+};
+
+template <class T>
+using LaneMask = decltype(Lanes<T>() < Lanes<T>());
+
+template <class T>
+Lanes<T> where(LaneMask<T> mask, Lanes<T> a, Lanes<T> b) {
+  return hn::IfThenElse(mask, a.v, b.v);
+}
+
+template <class T>
+Lanes<T> exp(Lanes<T> x) {
+  return hn::Exp(Tag<T>(), x.v);
+}
+template <class T>
+Lanes<T> log(Lanes<T> x) {
+  return hn::Log(Tag<T>(), x.v);
+}
+template <class T>
+Lanes<T> log1p(Lanes<T> x) {
+  return hn::Log1p(Tag<T>(), x.v);
+}
+template <class T>
+Lanes<T> sqrt(Lanes<T> x) {
+  return hn::Sqrt(x.v);
+}
+template <class T>
+Lanes<T> abs(Lanes<T> x) {
+  return hn::Abs(x.v);
+}
+template <class T>
+Lanes<T> sin(Lanes<T> x) {
+  return hn::Sin(Tag<T>(), x.v);
+}
+template <class T>
+Lanes<T> cos(Lanes<T> x) {
+  return hn::Cos(Tag<T>(), x.v);
+}
+template <class T>
+Lanes<T> maximum(Lanes<T> a, Lanes<T> b) {
+  return hn::Max(a.v, b.v);
+}
+template <class T>
+Lanes<T> minimum(Lanes<T> a, Lanes<T> b) {
+  return hn::Min(a.v, b.v);
+}
+
+template <class T, Number C>
+Lanes<T> maximum(Lanes<T> a, C b) {
+  return maximum(a, Lanes<T>(b));
+}
+template <class T, Number C>
+Lanes<T> minimum(Lanes<T> a, C b) {
+  return minimum(a, Lanes<T>(b));
+}
+
+template <class T>
+Lanes<T> sigmoid(Lanes<T> x) {
+  return Lanes<T>(1) / (Lanes<T>(1) + exp(-x));
+}
+
+template <class T>
+Lanes<T> tanh(Lanes<T> x) {
+  if constexpr (std::is_same_v<T, double>) {
+    return hn::Tanh(Tag<T>(), x.v);
+  } else {
+    // (1 - e) / (1 + e) with e = exp(-2|x|), and near 0, where that cancels, the odd Taylor
+    // polynomial: below 0.5 its remainder is under a float's last place.
+    const Lanes<T> a = abs(x);
+    const Lanes<T> e = exp(a * Lanes<T>(-2));
+    const Lanes<T> large = (Lanes<T>(1) - e) / (Lanes<T>(1) + e);
+    const Lanes<T> s = a * a;
+    Lanes<T> p(21844.0 / 6081075.0);
+    for (double c : {-1382.0 / 155925.0, 62.0 / 2835.0, -17.0 / 315.0, 2.0 / 15.0, -1.0 / 3.0})
+      p = p * s + Lanes<T>(c);
+    const Lanes<T> small = a + a * s * p;
+    return hn::CopySign(where<T>(a < Lanes<T>(0.4), small, large).v, x.v);
+  }
+}
+
+template <class T>
+Lanes<T> erf(Lanes<T> x) {
+  if constexpr (std::is_same_v<T, double>) {
+    // f64 is for checking gradients: exactness matters there, speed does not.
+    T values[Lanes<T>::count];
+    x.store(values);
+    for (T& value : values) value = std::erf(value);
+    return Lanes<T>::load(values);
+  } else {
+    // x P(x^2) / Q(x^2), minimax on [-4, 4], beyond which a float's erf is 1.
+    const Lanes<T> c = minimum(maximum(x, Lanes<T>(-4)), Lanes<T>(4));
+    const Lanes<T> s = c * c;
+    Lanes<T> p(-2.72614225801306e-10);
+    for (double k : {2.77068142495902e-08, -2.10102402082508e-06, -5.69250639462346e-05,
+                     -7.34990630326855e-04, -2.95459980854025e-03, -1.60960333262415e-02})
+      p = p * s + Lanes<T>(k);
+    Lanes<T> q(-1.45660718464996e-05);
+    for (double k : {-2.13374055278905e-04, -1.68282697438203e-03, -7.37332916720468e-03,
+                     -1.42647390514189e-02})
+      q = q * s + Lanes<T>(k);
+    return c * p / q;
+  }
+}
+
+}  // namespace unroll::simd

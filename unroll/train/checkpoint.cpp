@@ -1,0 +1,112 @@
+#include <unroll/io/safetensors.h>
+#include <unroll/train/checkpoint.h>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include <filesystem>
+#include <limits>
+
+namespace unroll {
+namespace {
+
+using Json = nlohmann::json;
+
+Json to_json(const Generator& generator) {
+  return {{"seed", generator.seed()}, {"position", generator.position()}};
+}
+
+Generator generator_from(const Json& json) {
+  Generator generator(json.at("seed").get<std::uint64_t>());
+  generator.seek(json.at("position").get<std::uint64_t>());
+  return generator;
+}
+
+// The entries whose name begins with `prefix`, without it.
+StateDict below(const StateDict& all, const std::string& prefix) {
+  StateDict part;
+  for (const auto& [name, tensor] : all)
+    if (name.starts_with(prefix)) part[name.substr(prefix.size())] = tensor;
+  return part;
+}
+
+}  // namespace
+
+void save_checkpoint(const std::string& path, SequenceModel& model, Optimizer& optimizer,
+                     const Generator& generator, const TrainProgress& progress) {
+  StateDict tensors;
+  for (auto& [name, tensor] : model.state_dict()) tensors["model." + name] = tensor;
+  for (auto& [name, tensor] : optimizer.state_dict()) tensors["optimizer." + name] = tensor;
+  for (std::size_t k = 0; k < progress.state.size(); ++k)
+    tensors[fmt::format("state.{}", k)] = progress.state[k];
+  Json json{{"step", progress.step},
+            {"tokens", progress.tokens},
+            {"seconds", progress.seconds},
+            {"best", progress.best},
+            {"since_best", progress.since_best},
+            {"learning_rate", optimizer.learning_rate()},
+            {"generator", to_json(generator)},
+            {"generators", Json::object()},
+            {"curve", Json::array()}};
+  for (auto& [name, one] : model.generators()) json["generators"][name] = to_json(*one);
+  for (const TrainPoint& p : progress.curve)
+    json["curve"].push_back({p.step, p.tokens, p.seconds, p.train_loss, p.validation_loss});
+  save_safetensors(path, tensors, {{"training", json.dump()}});
+}
+
+bool load_checkpoint(const std::string& path, SequenceModel& model, Optimizer& optimizer,
+                     Generator& generator, TrainProgress& progress) {
+  if (!std::filesystem::exists(path)) return false;
+  std::map<std::string, std::string> metadata;
+  const StateDict tensors = load_safetensors(path, &metadata);
+  const auto malformed = [&](const std::string& what) {
+    throw DataError(error_message("checkpoint", fmt::format("'{}': {}", path, what), nullptr,
+                                  "It is not a checkpoint of this model; give another file"));
+  };
+  if (!metadata.contains("training")) malformed("has no training metadata");
+  TrainProgress restored;
+  Generator drawn;
+  std::vector<std::pair<Generator*, Generator>> inner;
+  double rate = 0;
+  try {
+    const Json json = Json::parse(metadata["training"]);
+    restored.step = json.at("step");
+    restored.tokens = json.at("tokens");
+    restored.seconds = json.at("seconds");
+    restored.best = json.at("best");
+    restored.since_best = json.at("since_best");
+    rate = json.at("learning_rate");
+    drawn = generator_from(json.at("generator"));
+    for (auto& [name, one] : model.generators())
+      inner.emplace_back(one, generator_from(json.at("generators").at(name)));
+    const auto number = [](const Json& value) {  // JSON writes NaN as null
+      return value.is_null() ? std::numeric_limits<double>::quiet_NaN() : value.get<double>();
+    };
+    for (const Json& p : json.at("curve"))
+      restored.curve.push_back({.step = p.at(0),
+                                .tokens = p.at(1),
+                                .seconds = p.at(2),
+                                .train_loss = number(p.at(3)),
+                                .validation_loss = number(p.at(4))});
+  } catch (const Json::exception& error) {
+    malformed(error.what());
+  }
+  const StateDict state = below(tensors, "state.");
+  for (std::size_t k = 0; state.contains(std::to_string(k)); ++k)
+    restored.state.push_back(state.at(std::to_string(k)));
+  const StateDict before = model.state_dict();
+  model.load_state_dict(below(tensors, "model."));
+  try {
+    optimizer.load_state_dict(below(tensors, "optimizer."));
+  } catch (...) {
+    model.load_state_dict(before);
+    throw;
+  }
+  optimizer.set_learning_rate(rate);
+  generator = drawn;
+  for (auto& [target, value] : inner) *target = value;
+  progress = std::move(restored);
+  return true;
+}
+
+}  // namespace unroll

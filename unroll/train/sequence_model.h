@@ -1,0 +1,57 @@
+#pragma once
+
+#include <unroll/layers/module.h>
+#include <unroll/ops/scan.h>
+
+#include <memory>
+
+namespace unroll {
+
+/// A causal model of sequences: what the training loop, streaming and the comparison ask of any
+/// architecture. The output at step t depends on inputs up to t.
+class SequenceModel : public Module {
+ public:
+  /// tokens [T, B] i64 or features [T, B, F] -> vectors [T, B, D].
+  virtual Tensor embed(const Tensor& x) = 0;
+  /// Vectors [T, B, D] and the state behind earlier steps (empty at the beginning) -> outputs
+  /// [T, B, O] and the state behind these. A Transformer's state is its cache of keys and values.
+  virtual Output run(const Tensor& embedded, const State& state) = 0;
+  Output operator()(const Tensor& x, const State& state = {}) { return run(embed(x), state); }
+
+  /// Does the state have the same size however long the sequence is?
+  virtual bool constant_state() const = 0;
+};
+
+enum class ModelKind : std::uint8_t { rnn, lstm, gru, transformer };
+
+const char* to_string(ModelKind kind);
+/// Throws Error for an unknown name, listing the known ones.
+ModelKind model_kind(const std::string& name);
+
+enum class Positions : std::uint8_t { learned, rotary, sinusoidal };
+
+/// What a model is built from, and what config.json holds.
+struct ModelConfig {
+  ModelKind kind = ModelKind::lstm;
+  std::int64_t vocabulary = 0;  ///< tokens; 0: real inputs of `features` columns
+  std::int64_t features = 0;
+  std::int64_t outputs = 0;     ///< 0: as many as the vocabulary
+  std::int64_t embedding = 128;
+  std::int64_t hidden = 224;    ///< recurrent: size of h; Transformer: d_model (embedding is unused)
+  int layers = 2;
+  std::int64_t heads = 4;         ///< Transformer
+  std::int64_t context = 64;      ///< Transformer with learned positions: the longest sequence
+  Positions positions = Positions::rotary;
+  double dropout = 0;
+  bool bias = true;
+  bool tied = false;            ///< the head's weight is the embedding
+};
+
+/// Throws Error for sizes that make no model.
+std::unique_ptr<SequenceModel> make_model(const ModelConfig& config, GeneratorRef generator = {});
+
+/// The config whose `hidden` makes the model's parameters come closest to `parameters`; for a
+/// Transformer hidden is a multiple of 2 heads. Throws Error where even the smallest is too large.
+ModelConfig sized(ModelConfig config, std::int64_t parameters);
+
+}  // namespace unroll

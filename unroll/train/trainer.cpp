@@ -1,0 +1,199 @@
+#include <unroll/graph/tape.h>
+#include <unroll/optim/clip.h>
+#include <unroll/train/checkpoint.h>
+#include <unroll/train/interrupt.h>
+#include <unroll/train/progress.h>
+#include <unroll/train/trainer.h>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include <chrono>
+#include <cmath>
+#include <fstream>
+#include <limits>
+#include <optional>
+
+namespace unroll {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+// One line of JSON an evaluation, flushed, so that a run can be watched and survives a crash.
+class Log {
+ public:
+  Log(const std::string& path, bool append) {
+    if (path.empty()) return;
+    file_.open(path, append ? std::ios::app : std::ios::trunc);
+    if (!file_) throw DataError(error_message("train", "cannot write '" + path + "'", nullptr, ""));
+  }
+  void write(const TrainPoint& point, double rate) {
+    if (!file_.is_open()) return;
+    file_ << nlohmann::json{{"step", point.step},
+                            {"tokens", point.tokens},
+                            {"seconds", point.seconds},
+                            {"train_loss", point.train_loss},
+                            {"validation_loss", point.validation_loss},
+                            {"learning_rate", rate}}
+                 .dump()
+          << std::endl;
+  }
+
+ private:
+  std::ofstream file_;
+};
+
+class Run {
+ public:
+  Run(SequenceModel& model, Optimizer& optimizer, const TrainTask& task, Generator& generator,
+      const TrainOptions& options)
+      : model_(model),
+        optimizer_(optimizer),
+        task_(task),
+        generator_(generator),
+        options_(options),
+        parameters_(model.parameters()) {}
+
+  TrainResult operator()() {
+    const bool resumed =
+        options_.resume && !options_.checkpoint.empty() &&
+        load_checkpoint(options_.checkpoint, model_, optimizer_, generator_, progress_);
+    Log log(options_.log, resumed);
+    const InterruptGuard interrupt;
+    std::optional<Progress> bar;
+    if (!options_.label.empty()) bar.emplace(options_.label);
+    model_.train();
+    while (progress_.step < options_.steps) {
+      if (options_.seconds > 0 && progress_.seconds >= options_.seconds) break;
+      if (InterruptGuard::requested()) {
+        result_.interrupted = true;
+        break;
+      }
+      const auto start = Clock::now();
+      step();
+      progress_.seconds += seconds_since(start);
+      const bool due = options_.evaluate_every > 0 && progress_.step % options_.evaluate_every == 0;
+      if (due) {
+        evaluate(log);
+        if (options_.patience > 0 && progress_.since_best >= options_.patience) break;
+      }
+      if (bar) bar->update(share(), fmt::format("loss {:.3f}", running_));
+    }
+    const bool fresh = progress_.curve.empty() || progress_.curve.back().step != progress_.step;
+    if (task_.evaluate && fresh && !result_.interrupted) evaluate(log);
+    if (result_.interrupted) save();
+    result_.curve = progress_.curve;
+    result_.steps = progress_.step;
+    result_.tokens = progress_.tokens;
+    result_.seconds = progress_.seconds;
+    result_.best_loss = progress_.best;
+    return result_;
+  }
+
+ private:
+  double share() const {
+    const double by_steps =
+        static_cast<double>(progress_.step) / static_cast<double>(options_.steps);
+    return options_.seconds > 0 ? std::max(by_steps, progress_.seconds / options_.seconds)
+                                : by_steps;
+  }
+
+  void step() {
+    reset_peak_memory();
+    if (options_.schedule) optimizer_.set_learning_rate(options_.schedule(progress_.step));
+    if (task_.carry_state && task_.at_start && task_.at_start()) progress_.state.clear();
+    const Batch batch = task_.next(generator_);
+    optimizer_.zero_grad();
+    double value = 0;
+    {
+      Tape tape;
+      Output output = model_(batch.x, task_.carry_state ? progress_.state : State{});
+      const Tensor loss = task_.loss(output.output, batch);
+      value = loss.item();
+      if (!std::isfinite(value))
+        fail("train", fmt::format("the loss of step {} is {}", progress_.step, value),
+             "Lower the learning rate or clip gradients; Tape({.check_numbers = true}) names the "
+             "first op that went wrong");
+      tape.backward(loss);
+      if (task_.carry_state) progress_.state = std::move(output.state);
+    }
+    if (options_.clip_norm > 0) clip_grad_norm(parameters_, options_.clip_norm);
+    optimizer_.step();
+    for (Tensor& one : progress_.state) one = one.detach();
+    result_.peak_bytes = std::max(result_.peak_bytes, memory_stats().peak);
+    running_ = progress_.step == 0 ? value : 0.95 * running_ + 0.05 * value;
+    interval_sum_ += value;
+    ++interval_steps_;
+    ++progress_.step;
+    progress_.tokens += batch.x.size(0) * batch.x.size(1);
+  }
+
+  void evaluate(Log& log) {
+    TrainPoint point{.step = progress_.step,
+                     .tokens = progress_.tokens,
+                     .seconds = progress_.seconds,
+                     .train_loss = interval_steps_ > 0
+                                       ? interval_sum_ / static_cast<double>(interval_steps_)
+                                       : std::numeric_limits<double>::quiet_NaN()};
+    interval_sum_ = 0;
+    interval_steps_ = 0;
+    if (task_.evaluate) {
+      const NoGrad constant;
+      model_.eval();
+      point.validation_loss = task_.evaluate(model_);
+      model_.train();
+    } else {
+      point.validation_loss = point.train_loss;
+    }
+    const bool better = progress_.curve.empty() || point.validation_loss < progress_.best;
+    if (better) progress_.best = point.validation_loss;
+    progress_.since_best = better ? 0 : progress_.since_best + 1;
+    progress_.curve.push_back(point);
+    log.write(point, optimizer_.learning_rate());
+    save();
+  }
+
+  void save() {
+    if (!options_.checkpoint.empty())
+      save_checkpoint(options_.checkpoint, model_, optimizer_, generator_, progress_);
+  }
+
+  SequenceModel& model_;
+  Optimizer& optimizer_;
+  const TrainTask& task_;
+  Generator& generator_;
+  const TrainOptions& options_;
+  std::vector<Parameter> parameters_;
+  TrainProgress progress_;
+  TrainResult result_;
+  double running_ = 0, interval_sum_ = 0;
+  std::int64_t interval_steps_ = 0;
+};
+
+}  // namespace
+
+TrainResult train(SequenceModel& model, Optimizer& optimizer, const TrainTask& task,
+                  Generator& generator, const TrainOptions& options) {
+  if (!task.next || !task.loss) fail("train", "the task needs `next` and `loss`");
+  return Run(model, optimizer, task, generator, options)();
+}
+
+double mean_loss(SequenceModel& model, const TrainTask& task, Generator generator, int count) {
+  if (count < 1) fail("mean_loss", fmt::format("{} batches", count));
+  const NoGrad constant;
+  const bool training = model.training();
+  model.eval();
+  double sum = 0;
+  for (int i = 0; i < count; ++i) {
+    const Batch batch = task.next(generator);
+    sum += task.loss(model(batch.x).output, batch).item();
+  }
+  model.train(training);
+  return sum / count;
+}
+
+}  // namespace unroll

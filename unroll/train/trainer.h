@@ -1,0 +1,68 @@
+#pragma once
+
+#include <unroll/graph/generator.h>
+#include <unroll/optim/optimizer.h>
+#include <unroll/optim/schedule.h>
+#include <unroll/train/batches.h>
+#include <unroll/train/sequence_model.h>
+
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace unroll {
+
+/// What is to be learned: where batches come from, and what counts as loss.
+struct TrainTask {
+  std::function<Batch(Generator&)> next;
+  /// Outputs [T, B, O] and the batch -> loss, one element.
+  std::function<Tensor(const Tensor& output, const Batch& batch)> loss;
+  /// Loss on what was held out; undefined: no evaluation.
+  std::function<double(SequenceModel&)> evaluate = {};
+  /// Carry the state from batch to batch, which must then continue each other: truncated
+  /// back-propagation through time. `at_start` tells when the next batch begins anew.
+  bool carry_state = false;
+  std::function<bool()> at_start = {};
+};
+
+struct TrainOptions {
+  std::int64_t steps = 1000;
+  double seconds = 0;            ///< stop after so much training time; 0: no bound
+  Schedule schedule = {};        ///< of the learning rate by step; empty: the optimizer's own
+  double clip_norm = 0;          ///< 0: no clipping
+  std::int64_t evaluate_every = 0;
+  int patience = 0;              ///< evaluations without a better loss before stopping; 0: never
+  std::string log = {};          ///< JSON lines are appended to this file
+  std::string checkpoint = {};   ///< written at every evaluation, at the end, and on Ctrl-C
+  bool resume = false;           ///< continue from `checkpoint` where it exists
+  std::string label = "train";   ///< of the progress bar; empty: none
+};
+
+struct TrainPoint {
+  std::int64_t step = 0;
+  std::int64_t tokens = 0;
+  double seconds = 0;  ///< of training, without evaluation
+  double train_loss = 0;
+  double validation_loss = 0;
+};
+
+struct TrainResult {
+  std::vector<TrainPoint> curve;  ///< one point an evaluation
+  std::int64_t steps = 0;
+  std::int64_t tokens = 0;
+  double seconds = 0;
+  std::int64_t peak_bytes = 0;   ///< the most that was live during a training step
+  double best_loss = 0;
+  bool interrupted = false;      ///< Ctrl-C
+};
+
+/// Trains `model` in place. Each step: a tape, the loss, backward, clipping, the optimizer. Throws
+/// Error naming the step where the loss is not finite; the parameters are those before that step.
+/// A resumed run gives the same bits as one that was never interrupted.
+TrainResult train(SequenceModel& model, Optimizer& optimizer, const TrainTask& task,
+                  Generator& generator, const TrainOptions& options);
+
+/// The mean of `loss` over `count` batches that `generator` draws, without training.
+double mean_loss(SequenceModel& model, const TrainTask& task, Generator generator, int count);
+
+}  // namespace unroll

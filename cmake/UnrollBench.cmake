@@ -7,4 +7,4 @@ find_package(benchmark REQUIRED)
 add_executable(unroll_bench ${bench_sources})
 unroll_own_target(unroll_bench)
 target_link_libraries(unroll_bench PRIVATE $<LINK_LIBRARY:WHOLE_ARCHIVE,unroll>
-  benchmark::benchmark benchmark::benchmark_main fmt::fmt-header-only)
+  benchmark::benchmark benchmark::benchmark_main fmt::fmt)

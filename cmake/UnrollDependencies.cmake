@@ -3,6 +3,7 @@
 find_package(Threads REQUIRED)
 find_package(OpenMP REQUIRED COMPONENTS CXX)
 find_package(hwy CONFIG REQUIRED)
+find_package(fmt REQUIRED)
 
 # oneDNN and OpenBLAS come with package files that differ from system to system (or ask for OpenCL);
 # a header and a library are all that is needed.
@@ -11,7 +12,9 @@ function(unroll_find_part name header library hint)
     return()
   endif()
   string(TOUPPER ${name} upper)
+  find_path(UNROLL_${upper}_INCLUDE_DIR ${header})
   find_path(UNROLL_${upper}_INCLUDE_DIR ${header} PATH_SUFFIXES ${ARGN})
+  find_library(UNROLL_${upper}_LIBRARY ${library})
   find_library(UNROLL_${upper}_LIBRARY ${library} PATH_SUFFIXES ${ARGN})
   mark_as_advanced(UNROLL_${upper}_INCLUDE_DIR UNROLL_${upper}_LIBRARY)
   if(NOT UNROLL_${upper}_INCLUDE_DIR OR NOT UNROLL_${upper}_LIBRARY)

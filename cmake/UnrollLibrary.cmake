@@ -8,7 +8,6 @@ if(NOT unroll_sources)
 endif()
 
 include(UnrollAssets)
-find_package(fmt REQUIRED)
 find_package(nlohmann_json REQUIRED)
 
 add_library(unroll ${unroll_sources} ${UNROLL_ASSETS_SOURCE})
@@ -28,8 +27,7 @@ target_compile_definitions(unroll PUBLIC HWY_COMPILE_ONLY_STATIC)
 
 target_link_libraries(unroll
   PUBLIC hwy::hwy OpenMP::OpenMP_CXX Threads::Threads
-  PRIVATE unroll::openblas $<BUILD_INTERFACE:fmt::fmt-header-only>
-    $<BUILD_INTERFACE:nlohmann_json::nlohmann_json>)
+  PRIVATE unroll::openblas fmt::fmt $<BUILD_INTERFACE:nlohmann_json::nlohmann_json>)
 if(UNROLL_ONEDNN)
   target_link_libraries(unroll PRIVATE unroll::onednn)
   target_compile_definitions(unroll PRIVATE UNROLL_ONEDNN=1)

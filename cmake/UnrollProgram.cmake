@@ -10,4 +10,4 @@ unroll_own_target(unroll-cli)
 target_compile_definitions(unroll-cli PRIVATE UNROLL_VERSION="${PROJECT_VERSION}")
 # Ops register themselves with static objects, which a plain link of the archive would drop.
 target_link_libraries(unroll-cli PRIVATE $<LINK_LIBRARY:WHOLE_ARCHIVE,unroll>
-  CLI11::CLI11 fmt::fmt-header-only nlohmann_json::nlohmann_json)
+  CLI11::CLI11 fmt::fmt nlohmann_json::nlohmann_json)

@@ -1,23 +1,20 @@
 # Flags that Unroll's own targets share.
 
-# -march for one processor name. Highway takes x86-64-v3 and -v4 for SSE4 (4 lanes) unless AES is on,
-# and every processor of those levels has it.
+# -march for one processor name. Highway takes x86-64-v2 to -v4 for SSSE3 (4 lanes) unless AES is on;
+# the levels do not contain it, their processors do.
 function(unroll_arch_flags arch result)
-  if(arch STREQUAL "" OR arch STREQUAL "x86-64")
-    set(flags)
-    if(arch AND CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
-      set(flags -march=x86-64)
-    endif()
-  elseif(arch MATCHES "^x86-64-v[34]$")
+  set(flags)
+  if(arch MATCHES "^x86-64-v[234]$")
     set(flags -march=${arch} -maes -mpclmul)
-  else()
+  elseif(arch)
     set(flags -march=${arch})
   endif()
   set(${result} ${flags} PARENT_SCOPE)
 endfunction()
 
-# Warnings are errors where Unroll is the project, never where it is a part of another one.
+# Warnings are errors where Unroll is the project, never where it is a part of another one; nor under
+# the sanitizers, which make the compiler see uninitialised values that are none.
 function(unroll_own_target target)
   target_compile_options(${target} PRIVATE -Wall -Wextra)
-  set_target_properties(${target} PROPERTIES COMPILE_WARNING_AS_ERROR ${PROJECT_IS_TOP_LEVEL})
+  set_target_properties(${target} PROPERTIES COMPILE_WARNING_AS_ERROR ${UNROLL_WERROR})
 endfunction()

@@ -1,4 +1,5 @@
-# Every test case is its own ctest test, labelled "unit"; "slow" are those that run programs.
+# Every test case is its own ctest test, labelled "unit"; "slow" are those tagged [slow] and those that
+# run programs. Test cases tagged [.] are not registered.
 set(test_sources)
 foreach(room . graph ops layers optim io train compare cli)
   file(GLOB found CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/${room}/*.cpp)
@@ -19,22 +20,28 @@ if(test_cases)
     UNROLL_CLI="$<IF:$<TARGET_EXISTS:unroll-cli>,$<TARGET_FILE:unroll-cli>,>")
   target_link_libraries(unroll_tests PRIVATE $<LINK_LIBRARY:WHOLE_ARCHIVE,unroll>
     $<IF:$<TARGET_EXISTS:Catch2::Catch2WithMain>,Catch2::Catch2WithMain,Catch2::Catch2>
-    fmt::fmt-header-only nlohmann_json::nlohmann_json)
+    fmt::fmt nlohmann_json::nlohmann_json)
   if(TARGET unroll-cli)
     add_dependencies(unroll_tests unroll-cli)
   endif()
 
+  # A program that cannot start would be taken for one without tests.
+  add_custom_command(TARGET unroll_tests POST_BUILD
+    COMMAND unroll_tests --help > ${PROJECT_BINARY_DIR}/unroll_tests.help)
+
   # Tests run side by side: a thread that waits must not spin on a core that another test needs.
-  catch_discover_tests(unroll_tests
+  catch_discover_tests(unroll_tests TEST_SPEC "~[slow]~[.]"
     PROPERTIES LABELS unit ENVIRONMENT OMP_WAIT_POLICY=passive)
+  catch_discover_tests(unroll_tests TEST_SPEC "[slow]~[.]"
+    PROPERTIES LABELS slow ENVIRONMENT OMP_WAIT_POLICY=passive)
 endif()
 
 if(EXISTS ${PROJECT_SOURCE_DIR}/tests/consumer/CMakeLists.txt
     AND EXISTS ${PROJECT_SOURCE_DIR}/unroll/unroll.h)
   add_test(NAME consumer COMMAND ${CMAKE_COMMAND}
-    -DBUILD_DIR=${PROJECT_BINARY_DIR} -DCONFIG=$<CONFIG>
-    -DSOURCE_DIR=${PROJECT_SOURCE_DIR}/tests/consumer -DGENERATOR=${CMAKE_GENERATOR}
-    -DCXX=${CMAKE_CXX_COMPILER} -DCXX_FLAGS=${CMAKE_CXX_FLAGS}
+    -DBUILD_DIR=${PROJECT_BINARY_DIR} -DCONFIG=$<CONFIG> -DGENERATOR=${CMAKE_GENERATOR}
+    -DCXX_COMPILER=${CMAKE_CXX_COMPILER} "-DCXX_FLAGS=${CMAKE_CXX_FLAGS}"
+    "-DCXX_FLAGS_DEBUG=${CMAKE_CXX_FLAGS_DEBUG}"
     -P ${PROJECT_SOURCE_DIR}/tests/consumer/run.cmake)
   set_tests_properties(consumer PROPERTIES LABELS slow)
 endif()

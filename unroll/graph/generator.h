@@ -33,10 +33,10 @@ class Generator {
   /// A random order of 0..n-1.
   std::vector<std::int64_t> permutation(std::int64_t n);
 
-  /// Reserves `count` numbers and returns the position of the first.
+  /// Reserves `count` numbers and returns the position of the first, where a block begins.
   std::uint64_t reserve(std::uint64_t count) {
-    const std::uint64_t first = position_;
-    position_ += (count + 3) / 4 * 4;
+    const std::uint64_t first = (position_ + 3) / 4 * 4;
+    position_ = first + (count + 3) / 4 * 4;
     return first;
   }
 

@@ -300,7 +300,7 @@ void Tape::backward(const Tensor& loss, const BackwardOptions& options) {
          "Reduce it with sum() or mean()");
   const CurrentTape unrecorded(nullptr);
   const MemoryScope scope(MemoryKind::gradient);
-  Grads grads(value + 1);
+  Grads grads(values_up_to(value));
   grads[value] = Tensor::full(loss.shape(), 1.0, loss.dtype());
   const detail::FlushDenormals flush;
   for (std::size_t n = producer_[value] + 1; n-- > options.down_to.nodes;) {
@@ -329,7 +329,7 @@ std::vector<Tensor> Tape::gradient(std::span<const Tensor> outputs, std::span<co
     last = std::max(last, value_of(tensor, "the value to differentiate by"));
   const CurrentTape recorded(options.create_graph ? this : nullptr);
   const MemoryScope scope(MemoryKind::gradient);
-  Grads grads(last + 1);
+  Grads grads(values_up_to(last));
   for (std::size_t i = 0; i < outputs.size(); ++i) {
     const Tensor seed = options.seeds.empty()
                             ? Tensor::full(outputs[i].shape(), 1.0, outputs[i].dtype())

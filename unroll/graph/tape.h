@@ -118,6 +118,11 @@ class Tape {
   Node& add_node(std::size_t inputs, std::size_t outputs);
   std::uint32_t foreign_leaf(const Tensor& value);
   std::uint32_t value_of(const Tensor& tensor, const char* what) const;
+  /// How many values there are up to this one's node, which may have outputs behind it.
+  std::size_t values_up_to(std::uint32_t value) const {
+    const Node& node = nodes_[producer_[value]];
+    return node.first_value + node.output_count;
+  }
   void step_back(std::size_t n, Grads& grads);
   void release(Node& node);
 

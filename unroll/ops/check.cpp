@@ -1,6 +1,5 @@
-#include <unroll/ops/check.h>
-
 #include <fmt/format.h>
+#include <unroll/ops/check.h>
 
 namespace unroll {
 

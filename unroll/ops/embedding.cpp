@@ -1,10 +1,9 @@
+#include <fmt/format.h>
 #include <unroll/graph/tape.h>
 #include <unroll/graph/threads.h>
 #include <unroll/ops/check.h>
 #include <unroll/ops/embedding.h>
 #include <unroll/ops/samples.h>
-
-#include <fmt/format.h>
 
 #include <algorithm>
 #include <cstring>
@@ -36,10 +35,9 @@ struct EmbeddingBackward : OpRecord<EmbeddingBackward> {
   void scatter(const T* g, const I* indices, std::int64_t count, std::int64_t width, T* to) const {
     constexpr std::int64_t piece = 32768;
     const std::int64_t size = rows_of_table * width;
-    parallel_for(size, piece, static_cast<double>(size),
-                 [&](std::int64_t begin, std::int64_t end) {
-                   std::memset(to + begin, 0, static_cast<std::size_t>(end - begin) * sizeof(T));
-                 });
+    parallel_for(size, piece, static_cast<double>(size), [&](std::int64_t begin, std::int64_t end) {
+      std::memset(to + begin, 0, static_cast<std::size_t>(end - begin) * sizeof(T));
+    });
     // Threads share the columns, so that each row's sum has one order.
     parallel_for(width, 64, static_cast<double>(count * width),
                  [&](std::int64_t begin, std::int64_t end) {
@@ -119,8 +117,12 @@ const RegisterOp row{{
     .samples = {sample({5, 3}, {7}, DType::i64), sample({4, 17}, {2, 3}, DType::i32),
                 sample({3, 2}, {}, DType::i64), sample({6, 2}, {2, 2, 2}, DType::i64)},
     .wrong = {[] { embedding(Tensor::zeros({3}), Tensor::zeros({1}, DType::i64)); },
-              [] { embedding(Tensor::zeros({3, 2}), Tensor::full({1}, 3, DType::i64)); },
-              [] { embedding(Tensor::zeros({3, 2}), Tensor::full({1}, -1, DType::i32)); }},
+              [] {
+                embedding(Tensor::zeros({3, 2}), Tensor::full({1}, 3, DType::i64));
+              },
+              [] {
+                embedding(Tensor::zeros({3, 2}), Tensor::full({1}, -1, DType::i32));
+              }},
 }};
 
 }  // namespace

@@ -1,3 +1,4 @@
+#include <fmt/format.h>
 #include <unroll/graph/tape.h>
 #include <unroll/graph/threads.h>
 #include <unroll/ops/arithmetic.h>
@@ -6,8 +7,6 @@
 #include <unroll/ops/layout.h>
 #include <unroll/ops/samples.h>
 #include <unroll/ops/strided.h>
-
-#include <fmt/format.h>
 
 #include <algorithm>
 #include <cstring>
@@ -63,8 +62,8 @@ struct Slice : OpRecord<Slice> {
   bool allocates() const override { return true; }
   Shape result(const Shape& x) const {
     if (step < 1 || begin < 0 || end < begin || end > x[axis])
-      fail_shape(name(), fmt::format("{}:{}:{} of axis {} of x {}", begin, end, step, axis,
-                                     to_string(x)));
+      fail_shape(name(),
+                 fmt::format("{}:{}:{} of axis {} of x {}", begin, end, step, axis, to_string(x)));
     return x.with(axis, (end - begin + step - 1) / step);
   }
   void infer(Args in, std::span<Spec> out) const override {
@@ -81,8 +80,8 @@ struct Slice : OpRecord<Slice> {
   }
   Keep keep() const override { return {.inputs = 0}; }
   void vjp(Vjp& v) const override {
-    v.result[0] = apply(Place(axis, v.inputs[0].size(axis), begin, step), {&v.grads[0]},
-                        Where::current());
+    v.result[0] =
+        apply(Place(axis, v.inputs[0].size(axis), begin, step), {&v.grads[0]}, Where::current());
   }
   Rows rows(Args, std::span<const bool>) const override {
     return axis != 0 ? Rows::map : Rows::none;
@@ -104,12 +103,13 @@ struct Concat : OpRecord<Concat> {
       fail_shape(name(), fmt::format("axis {} of {}", axis, to_string(shape)));
     for (std::size_t i = 1; i < in.size(); ++i) {
       if (in[i].dtype() != in[0].dtype())
-        fail(name(), fmt::format("dtypes differ: tensor 0 {} and tensor {} {}", to_string(in[0]),
-                                 i, to_string(in[i])));
+        fail(name(), fmt::format("dtypes differ: tensor 0 {} and tensor {} {}", to_string(in[0]), i,
+                                 to_string(in[i])));
       const Shape& next = in[i].shape();
       if (next.rank() != shape.rank() || next.with(axis, 0) != shape.with(axis, 0))
-        fail_shape(name(), fmt::format("tensor 0 {} and tensor {} {} along axis {}",
-                                       to_string(in[0].shape()), i, to_string(next), axis),
+        fail_shape(name(),
+                   fmt::format("tensor 0 {} and tensor {} {} along axis {}",
+                               to_string(in[0].shape()), i, to_string(next), axis),
                    "All other axes must be equal");
       shape[axis] += next[axis];
     }
@@ -150,8 +150,9 @@ struct Split : OpRecord<Split> {
       fine = fine && size >= 0;
     }
     if (!fine || total != in[0].size(axis))
-      fail_shape(name(), fmt::format("{} parts of {} elements in all of axis {} of x {}",
-                                     sizes.size(), total, axis, to_string(in[0].shape())),
+      fail_shape(name(),
+                 fmt::format("{} parts of {} elements in all of axis {} of x {}", sizes.size(),
+                             total, axis, to_string(in[0].shape())),
                  "The parts must add up to the axis");
     for (std::size_t i = 0; i < sizes.size(); ++i)
       out[i] = {in[0].shape().with(axis, sizes[i]), in[0].dtype()};
@@ -206,9 +207,10 @@ void check_gather(const char* op, const Shape& x, const Tensor& index, int axis)
   bool fits = index.rank() == x.rank() && x.rank() > 0;
   for (int i = 0; fits && i < x.rank(); ++i) fits = i == axis || index.size(i) <= x[i];
   if (!fits)
-    fail_shape(op, fmt::format("index {} into axis {} of x {}", to_string(index.shape()), axis,
-                               to_string(x)),
-               "It must have x's rank and, away from the axis, be no larger than x");
+    fail_shape(
+        op,
+        fmt::format("index {} into axis {} of x {}", to_string(index.shape()), axis, to_string(x)),
+        "It must have x's rank and, away from the axis, be no larger than x");
 }
 
 bool gather_by_rows(const Shape& x, const Shape& index, int axis) {
@@ -276,9 +278,8 @@ struct Gather : OpRecord<Gather> {
     if (v.needed[0]) v.result[0] = apply(op, {&v.grads[0], &v.inputs[1]}, Where::current());
   }
   Rows rows(Args in, std::span<const bool> stacked) const override {
-    return all_stacked(stacked) && gather_by_rows(in[0].shape(), in[1].shape(), axis)
-               ? Rows::map
-               : Rows::none;
+    return all_stacked(stacked) && gather_by_rows(in[0].shape(), in[1].shape(), axis) ? Rows::map
+                                                                                      : Rows::none;
   }
 };
 
@@ -333,8 +334,9 @@ Tensor select(const Tensor& x, int axis, std::int64_t i, Where where) {
   const int index = checked_axis("select", x, axis, where);
   const std::int64_t at = counted_from_start(i, x.size(index));
   if (at < 0 || at >= x.size(index))
-    fail_shape_at("select", fmt::format("element {} of axis {} of x {}", i, axis,
-                                        to_string(x.shape())), where);
+    fail_shape_at("select",
+                  fmt::format("element {} of axis {} of x {}", i, axis, to_string(x.shape())),
+                  where);
   const Tensor part = apply(Slice(index, at, at + 1, 1), {&x}, where);
   return reshape(part, x.shape().without(index), where);
 }
@@ -355,9 +357,10 @@ Tensor stack(std::span<const Tensor> tensors, int axis, Where where) {
   parts.reserve(tensors.size());
   for (const Tensor& tensor : tensors) {
     if (tensor.shape() != tensors[0].shape())
-      fail_shape_at("stack", fmt::format("shapes {} and {}", to_string(tensors[0].shape()),
-                                         to_string(tensor.shape())), where,
-                    "They must be equal");
+      fail_shape_at(
+          "stack",
+          fmt::format("shapes {} and {}", to_string(tensors[0].shape()), to_string(tensor.shape())),
+          where, "They must be equal");
     parts.push_back(unsqueeze(tensor, index, where));
   }
   return concat(parts, index, where);
@@ -375,8 +378,10 @@ std::vector<Tensor> split(const Tensor& x, const std::vector<std::int64_t>& size
 std::vector<Tensor> split(const Tensor& x, std::int64_t parts, int axis, Where where) {
   const int index = checked_axis("split", x, axis, where);
   if (parts < 1 || x.size(index) % parts != 0)
-    fail_shape_at("split", fmt::format("axis {} of x {} into {} equal parts", axis,
-                                       to_string(x.shape()), parts), where);
+    fail_shape_at(
+        "split",
+        fmt::format("axis {} of x {} into {} equal parts", axis, to_string(x.shape()), parts),
+        where);
   return split(x, std::vector<std::int64_t>(static_cast<std::size_t>(parts), x.size(index) / parts),
                index, where);
 }
@@ -415,61 +420,88 @@ Tensor some_indices(const Shape& shape, std::int64_t bound, DType dtype = DType:
 const RegisterOp slice_row{{
     .name = "slice",
     .signature = "slice(x, axis, begin, end = to_end, step = 1)",
-    .summary = "Part of an axis; a view along the leading one. select(x, axis, i) takes one element",
+    .summary =
+        "Part of an axis; a view along the leading one. select(x, axis, i) takes one element",
     .samples = {normal_sample({{7}}, [](In in) { return slice(in[0], 0, 2, 5); }),
                 normal_sample({{4, 6}}, [](In in) { return slice(in[0], 1, 1, -1, 2); }),
                 normal_sample({{7, 2}}, [](In in) { return slice(in[0], 0, 1, to_end, 3); }),
                 normal_sample({{2, 3, 4}}, [](In in) { return slice(in[0], -2, -2); }),
                 normal_sample({{2, 3, 2, 2}}, [](In in) { return select(in[0], 1, -1); }),
                 normal_sample({{3, 2}}, [](In in) { return select(in[0], 0, 1); })},
-    .wrong = {[] { slice(Tensor::zeros({4}), 1, 0, 1); }, [] { slice(Tensor::zeros({4}), 0, 0, 5); },
-              [] { slice(Tensor::zeros({4}), 0, 3, 2); },
-              [] { slice(Tensor::zeros({4}), 0, 0, 4, 0); },
-              [] { select(Tensor::zeros({4}), 0, 4); }},
+    .wrong = {
+        [] { slice(Tensor::zeros({4}), 1, 0, 1); }, [] { slice(Tensor::zeros({4}), 0, 0, 5); },
+        [] { slice(Tensor::zeros({4}), 0, 3, 2); }, [] { slice(Tensor::zeros({4}), 0, 0, 4, 0); },
+        [] { select(Tensor::zeros({4}), 0, 4); }},
 }};
 
 const RegisterOp concat_row{{
     .name = "concat",
     .signature = "concat(tensors, axis = 0)",
     .summary = "Tensors side by side along an axis; stack puts them along a new one",
-    .samples =
-        {normal_sample({{2, 3}, {4, 3}}, [](In in) { return concat(in, 0); }),
-         normal_sample({{2, 3}, {2, 1}, {2, 5}}, [](In in) { return concat(in, -1); }),
-         normal_sample({{2, 3, 2}, {2, 1, 2}}, [](In in) { return concat(in, 1); }),
-         normal_sample({{3}, {3}}, [](In in) { return stack(in, 1); }),
-         normal_sample({{2, 3}, {2, 3}}, [](In in) { return stack(in); })},
-    .wrong = {[] { concat({Tensor::zeros({2, 3}), Tensor::zeros({2, 4})}, 0); },
-              [] { concat({Tensor::zeros({2}), Tensor::zeros({2, 4})}, 0); },
-              [] { concat({Tensor::zeros({2}), Tensor::zeros({2})}, 1); },
+    .samples = {normal_sample({{2, 3}, {4, 3}}, [](In in) { return concat(in, 0); }),
+                normal_sample({{2, 3}, {2, 1}, {2, 5}}, [](In in) { return concat(in, -1); }),
+                normal_sample({{2, 3, 2}, {2, 1, 2}}, [](In in) { return concat(in, 1); }),
+                normal_sample({{3}, {3}}, [](In in) { return stack(in, 1); }),
+                normal_sample({{2, 3}, {2, 3}}, [](In in) { return stack(in); })},
+    .wrong = {[] {
+                concat({Tensor::zeros({2, 3}), Tensor::zeros({2, 4})}, 0);
+              },
+              [] {
+                concat({Tensor::zeros({2}), Tensor::zeros({2, 4})}, 0);
+              },
+              [] {
+                concat({Tensor::zeros({2}), Tensor::zeros({2})}, 1);
+              },
               [] { concat(std::span<const Tensor>()); },
-              [] { stack({Tensor::zeros({2}), Tensor::zeros({3})}); }},
+              [] {
+                stack({Tensor::zeros({2}), Tensor::zeros({3})});
+              }},
 }};
 
 const RegisterOp split_row{{
     .name = "split",
     .signature = "split(x, sizes or parts, axis = 0)",
     .summary = "The undoing of concat; unbind(x, axis) is the undoing of stack",
-    .samples = {normal_sample_of({{5, 2}}, [](In in) { return split(in[0], {2, 0, 3}); }),
+    .samples = {normal_sample_of({{5, 2}},
+                                 [](In in) {
+                                   return split(in[0], {2, 0, 3});
+                                 }),
                 normal_sample_of({{2, 6}}, [](In in) { return split(in[0], 3, 1); }),
                 normal_sample_of({{2, 3, 2}}, [](In in) { return unbind(in[0], 1); }),
                 normal_sample_of({{3, 17}}, [](In in) { return unbind(in[0]); })},
-    .wrong = {[] { split(Tensor::zeros({5}), {2, 2}); }, [] { split(Tensor::zeros({5}), 2); },
-              [] { split(Tensor::zeros({5}), {7, -2}); }, [] { unbind(Tensor::zeros({})); }},
+    .wrong = {[] {
+                split(Tensor::zeros({5}), {2, 2});
+              },
+              [] { split(Tensor::zeros({5}), 2); },
+              [] {
+                split(Tensor::zeros({5}), {7, -2});
+              },
+              [] { unbind(Tensor::zeros({})); }},
 }};
 
 const RegisterOp gather_row{{
     .name = "gather",
     .signature = "gather(x, axis, index)",
     .summary = "Elements of x picked along an axis by an index tensor",
-    .samples =
-        {normal_sample({{5}}, [](In in) { return gather(in[0], 0, some_indices({8}, 5)); }),
-         normal_sample({{3, 5}}, [](In in) { return gather(in[0], 1, some_indices({3, 2}, 5)); }),
-         normal_sample({{3, 5}},
-                       [](In in) { return gather(in[0], 0, some_indices({4, 5}, 3, DType::i32)); }),
-         normal_sample({{2, 3, 4}},
-                       [](In in) { return gather(in[0], -2, some_indices({1, 5, 3}, 3)); })},
-    .wrong = {[] { gather(Tensor::zeros({3}), 0, some_indices({2, 2}, 3)); },
-              [] { gather(Tensor::zeros({2, 3}), 1, some_indices({3, 3}, 3)); },
+    .samples = {normal_sample({{5}}, [](In in) { return gather(in[0], 0, some_indices({8}, 5)); }),
+                normal_sample({{3, 5}},
+                              [](In in) {
+                                return gather(in[0], 1, some_indices({3, 2}, 5));
+                              }),
+                normal_sample({{3, 5}},
+                              [](In in) {
+                                return gather(in[0], 0, some_indices({4, 5}, 3, DType::i32));
+                              }),
+                normal_sample({{2, 3, 4}},
+                              [](In in) {
+                                return gather(in[0], -2, some_indices({1, 5, 3}, 3));
+                              })},
+    .wrong = {[] {
+                gather(Tensor::zeros({3}), 0, some_indices({2, 2}, 3));
+              },
+              [] {
+                gather(Tensor::zeros({2, 3}), 1, some_indices({3, 3}, 3));
+              },
               [] { gather(Tensor::zeros({3}), 0, Tensor::full({1}, 3, DType::i64)); },
               [] { gather(Tensor::zeros({3}), 0, Tensor::full({1}, -1, DType::i64)); }},
 }};
@@ -488,7 +520,9 @@ const RegisterOp masked_fill_row{{
                                 const Tensor mask = some_indices({3, 1}, 2).to(in[0].dtype());
                                 return masked_fill(in[0], mask, 0.5);
                               })},
-    .wrong = {[] { masked_fill(Tensor::zeros({2, 3}), Tensor::zeros({2}), 0); }},
+    .wrong = {[] {
+      masked_fill(Tensor::zeros({2, 3}), Tensor::zeros({2}), 0);
+    }},
 }};
 
 const RegisterOp one_hot_row{{
@@ -498,7 +532,9 @@ const RegisterOp one_hot_row{{
     .samples = {{.inputs = [](Generator&) { return std::vector{some_indices({7}, 5)}; },
                  .call = [](In in) { return std::vector{one_hot(in[0], 5, DType::f64)}; }},
                 {.inputs =
-                     [](Generator&) { return std::vector{some_indices({2, 3}, 4, DType::i32)}; },
+                     [](Generator&) {
+                       return std::vector{some_indices({2, 3}, 4, DType::i32)};
+                     },
                  .call = [](In in) { return std::vector{one_hot(in[0], 4)}; }}},
     .wrong = {[] { one_hot(Tensor::full({2}, 4, DType::i64), 4); },
               [] { one_hot(Tensor::full({2}, 0, DType::i64), 0); }},

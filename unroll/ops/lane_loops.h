@@ -64,8 +64,7 @@ std::array<double, K> sum_lanes(std::int64_t n, const Term& term) {
       const auto rest = static_cast<std::size_t>(end - i);
       const std::array<L, K> value = term(Rest<T>{i, rest});
       for (std::size_t k = 0; k < K; ++k)
-        sum[1][k] =
-            sum[1][k] + L(hn::IfThenElseZero(hn::FirstN(Tag<T>(), rest), value[k].v));
+        sum[1][k] = sum[1][k] + L(hn::IfThenElseZero(hn::FirstN(Tag<T>(), rest), value[k].v));
     }
     for (std::size_t k = 0; k < K; ++k) {
       L all = sum[0][k] + sum[1][k];
@@ -82,10 +81,16 @@ double sum_of(std::int64_t n, const Term& term) {
   return sum_lanes<T, 1>(n, [&](const auto& at) { return std::array{Lanes<T>(term(at))}; })[0];
 }
 
+/// Where x is NaN. (Highway's comparisons are ordered: a NaN is not even unequal to itself.)
+template <class T>
+LaneMask<T> is_nan(Lanes<T> x) {
+  return hn::Not(x == x);
+}
+
 /// The larger of two; NaN where one of them is.
 template <class T>
 Lanes<T> max_or_nan(Lanes<T> a, Lanes<T> b) {
-  return where<T>(hn::Or(b > a, b != b), b, a);
+  return where<T>(hn::Or(b > a, is_nan(b)), b, a);
 }
 
 /// The largest term over 0..n, -infinity for n = 0, NaN where a term is.
@@ -95,37 +100,45 @@ T max_of(std::int64_t n, const Term& term) {
   constexpr std::int64_t lanes = L::count;
   const L lowest(-std::numeric_limits<T>::infinity());
   L a = lowest, b = lowest;
-  auto nan = lowest != lowest;
+  LaneMask<T> nan = is_nan(lowest);
   std::int64_t i = 0;
   for (; i + 2 * lanes <= n; i += 2 * lanes) {
     const L x = term(Whole<T>{i}), y = term(Whole<T>{i + lanes});
-    nan = hn::Or(nan, hn::Or(x != x, y != y));
+    nan = hn::Or(nan, hn::Or(is_nan(x), is_nan(y)));
     a = maximum(a, x);
     b = maximum(b, y);
   }
   for (; i + lanes <= n; i += lanes) {
     const L x = term(Whole<T>{i});
-    nan = hn::Or(nan, x != x);
+    nan = hn::Or(nan, is_nan(x));
     a = maximum(a, x);
   }
   if (i < n) {
     const auto rest = static_cast<std::size_t>(n - i);
     const L x = where<T>(hn::FirstN(Tag<T>(), rest), term(Rest<T>{i, rest}), lowest);
-    nan = hn::Or(nan, x != x);
+    nan = hn::Or(nan, is_nan(x));
     b = maximum(b, x);
   }
   if (!hn::AllFalse(Tag<T>(), nan)) return std::numeric_limits<T>::quiet_NaN();
   return hn::GetLane(hn::MaxOfLanes(Tag<T>(), maximum(a, b).v));
 }
 
-/// log(sum of e^term(at)) over 0..n: -infinity where all terms are, NaN where one is.
+/// The logarithm of a sum of exponentials in two parts, which keep their digits where the sum of
+/// the parts would lose some.
+template <class T>
+struct LogSum {
+  T top;   ///< the largest exponent
+  T rest;  ///< log(sum of e^(exponent - top))
+};
+
+/// That of term(at) over 0..n: top is -infinity where all terms are, NaN where one is.
 template <class T, class Term>
-T logsumexp_of(std::int64_t n, const Term& term) {
+LogSum<T> log_sum(std::int64_t n, const Term& term) {
   const T top = max_of<T>(n, term);
-  if (!(std::abs(top) <= std::numeric_limits<T>::max())) return top;
+  if (!(std::abs(top) <= std::numeric_limits<T>::max())) return {top, 0};
   const Lanes<T> shift(top);
-  return top + static_cast<T>(std::log(
-                   sum_of<T>(n, [&](const auto& at) { return exp(term(at) - shift); })));
+  const double sum = sum_of<T>(n, [&](const auto& at) { return exp(term(at) - shift); });
+  return {top, static_cast<T>(std::log(sum))};
 }
 
 }  // namespace unroll::simd

@@ -1,3 +1,4 @@
+#include <fmt/format.h>
 #include <unroll/graph/tape.h>
 #include <unroll/ops/arithmetic.h>
 #include <unroll/ops/check.h>
@@ -5,16 +6,21 @@
 #include <unroll/ops/samples.h>
 #include <unroll/ops/strided.h>
 
-#include <fmt/format.h>
-#include <fmt/ranges.h>
-
 #include <algorithm>
 #include <array>
 #include <functional>
+#include <string>
 #include <utility>
 
 namespace unroll {
 namespace {
+
+template <class I>
+std::string listed(const std::array<I, Shape::max_rank>& values, int count) {
+  std::string text;
+  for (int i = 0; i < count; ++i) text += (i == 0 ? "" : ", ") + std::to_string(values[i]);
+  return text;
+}
 
 struct Reshape : OpRecord<Reshape> {
   // -1 stands for what is left. It is the first size wherever possible: then the record holds for
@@ -48,8 +54,7 @@ struct Reshape : OpRecord<Reshape> {
   }
   [[noreturn]] void fail_sizes(const Shape& x, const std::string& problem) const {
     fail_shape("reshape",
-               fmt::format("x {} as [{}]: {}", to_string(x),
-                           fmt::join(sizes.begin(), sizes.begin() + rank, ", "), problem),
+               fmt::format("x {} as [{}]: {}", to_string(x), listed(sizes, rank), problem),
                "One size may be -1: whatever is left");
   }
 
@@ -76,9 +81,7 @@ struct Permute : OpRecord<Permute> {
     unsigned seen = 0;
     for (int i = 0; i < rank; ++i) seen |= 1u << axes[i];
     if (rank != x.rank() || seen + 1 != 1u << rank)
-      fail_shape(name(), fmt::format("axes [{}] of x {}",
-                                     fmt::join(axes.begin(), axes.begin() + rank, ", "),
-                                     to_string(x)),
+      fail_shape(name(), fmt::format("axes [{}] of x {}", listed(axes, rank), to_string(x)),
                  "Name every axis once");
     Shape shape = x;
     for (int i = 0; i < rank; ++i) shape[i] = x[axes[i]];
@@ -160,8 +163,9 @@ struct Expand : OpRecord<Expand> {
 
 Tensor reshape(const Tensor& x, std::span<const std::int64_t> sizes, Where where) {
   if (sizes.size() > Shape::max_rank)
-    fail_shape_at("reshape", fmt::format("{} axes; at most {} are supported", sizes.size(),
-                                         Shape::max_rank), where);
+    fail_shape_at("reshape",
+                  fmt::format("{} axes; at most {} are supported", sizes.size(), Shape::max_rank),
+                  where);
   Reshape op;
   op.rank = static_cast<int>(sizes.size());
   std::copy(sizes.begin(), sizes.end(), op.sizes.begin());
@@ -191,16 +195,16 @@ Tensor flatten(const Tensor& x, int from, int to, Where where) {
 Tensor unsqueeze(const Tensor& x, int axis, Where where) {
   const int before = axis < 0 ? axis + x.rank() + 1 : axis;
   if (before < 0 || before > x.rank() || x.rank() == Shape::max_rank)
-    fail_shape_at("unsqueeze", fmt::format("axis {} into x {}", axis, to_string(x.shape())),
-                  where);
+    fail_shape_at("unsqueeze", fmt::format("axis {} into x {}", axis, to_string(x.shape())), where);
   return reshape(x, x.shape().inserted(before, 1), where);
 }
 
 Tensor squeeze(const Tensor& x, int axis, Where where) {
   const int index = checked_axis("squeeze", x, axis, where);
   if (x.size(index) != 1)
-    fail_shape_at("squeeze", fmt::format("axis {} of x {} is not of size 1", axis,
-                                         to_string(x.shape())), where);
+    fail_shape_at("squeeze",
+                  fmt::format("axis {} of x {} is not of size 1", axis, to_string(x.shape())),
+                  where);
   return reshape(x, x.shape().without(index), where);
 }
 
@@ -243,32 +247,68 @@ const RegisterOp reshape_row{{
     .name = "reshape",
     .signature = "reshape(x, shape)",
     .summary = "The same elements in another shape, one size of which may be -1; no copy",
-    .samples = {normal_sample({{2, 6}}, [](In in) { return reshape(in[0], {3, -1}); }),
+    .samples = {normal_sample({{2, 6}},
+                              [](In in) {
+                                return reshape(in[0], {3, -1});
+                              }),
                 normal_sample({{2, 3, 4}}, [](In in) { return reshape(in[0], {-1}); }),
-                normal_sample({{}}, [](In in) { return reshape(in[0], {1, 1}); }),
+                normal_sample({{}},
+                              [](In in) {
+                                return reshape(in[0], {1, 1});
+                              }),
                 normal_sample({{2, 3, 2}}, [](In in) { return flatten(in[0], 1); }),
                 normal_sample({{3, 1}}, [](In in) { return squeeze(in[0], 1); }),
                 normal_sample({{3, 2}}, [](In in) { return unsqueeze(in[0], -1); })},
-    .wrong = {[] { reshape(Tensor::zeros({2, 3}), {4}); },
-              [] { reshape(Tensor::zeros({2, 3}), {-1, 4}); },
-              [] { reshape(Tensor::zeros({2, 3}), {-1, -1}); },
-              [] { squeeze(Tensor::zeros({2, 3}), 0); },
-              [] { unsqueeze(Tensor::zeros({2, 3}), 4); },
-              [] { flatten(Tensor::zeros({2, 3}), 1, 0); }},
+    .wrong = {[] {
+                reshape(Tensor::zeros({2, 3}), {4});
+              },
+              [] {
+                reshape(Tensor::zeros({2, 3}), {-1, 4});
+              },
+              [] {
+                reshape(Tensor::zeros({2, 3}), {-1, -1});
+              },
+              [] {
+                squeeze(Tensor::zeros({2, 3}), 0);
+              },
+              [] {
+                unsqueeze(Tensor::zeros({2, 3}), 4);
+              },
+              [] {
+                flatten(Tensor::zeros({2, 3}), 1, 0);
+              }},
 }};
 
 const RegisterOp permute_row{{
     .name = "permute",
     .signature = "permute(x, axes)",
     .summary = "The axes in another order; transpose(x, a, b) swaps two",
-    .samples = {normal_sample({{5, 7}}, [](In in) { return permute(in[0], {1, 0}); }),
-                normal_sample({{2, 3, 4}}, [](In in) { return permute(in[0], {1, 0, 2}); }),
-                normal_sample({{2, 3, 4}}, [](In in) { return permute(in[0], {2, 0, 1}); }),
-                normal_sample({{2, 3, 2, 3}}, [](In in) { return permute(in[0], {0, 3, 2, 1}); }),
+    .samples = {normal_sample({{5, 7}},
+                              [](In in) {
+                                return permute(in[0], {1, 0});
+                              }),
+                normal_sample({{2, 3, 4}},
+                              [](In in) {
+                                return permute(in[0], {1, 0, 2});
+                              }),
+                normal_sample({{2, 3, 4}},
+                              [](In in) {
+                                return permute(in[0], {2, 0, 1});
+                              }),
+                normal_sample({{2, 3, 2, 3}},
+                              [](In in) {
+                                return permute(in[0], {0, 3, 2, 1});
+                              }),
                 normal_sample({{17, 19}}, [](In in) { return transpose(in[0]); })},
-    .wrong = {[] { permute(Tensor::zeros({2, 3}), {0, 0}); },
-              [] { permute(Tensor::zeros({2, 3}), {0}); },
-              [] { permute(Tensor::zeros({2, 3}), {0, 2}); },
+    .wrong = {[] {
+                permute(Tensor::zeros({2, 3}), {0, 0});
+              },
+              [] {
+                permute(Tensor::zeros({2, 3}), {0});
+              },
+              [] {
+                permute(Tensor::zeros({2, 3}), {0, 2});
+              },
               [] { transpose(Tensor::zeros({3})); }},
 }};
 
@@ -279,19 +319,37 @@ const RegisterOp flip_row{{
     .samples = {normal_sample({{5}}, [](In in) { return flip(in[0], 0); }),
                 normal_sample({{2, 3, 4}}, [](In in) { return flip(in[0], 1); }),
                 normal_sample({{3, 17}}, [](In in) { return flip(in[0], -1); })},
-    .wrong = {[] { flip(Tensor::zeros({2, 3}), 2); }},
+    .wrong = {[] {
+      flip(Tensor::zeros({2, 3}), 2);
+    }},
 }};
 
 const RegisterOp expand_row{{
     .name = "expand",
     .signature = "expand(x, shape)",
     .summary = "Axes of size 1 and new leading ones repeated up to a shape",
-    .samples = {normal_sample({{}}, [](In in) { return expand(in[0], {3, 2}); }),
-                normal_sample({{3, 1}}, [](In in) { return expand(in[0], {3, 5}); }),
-                normal_sample({{1, 3, 1, 2}}, [](In in) { return expand(in[0], {2, 3, 3, 2}); }),
-                normal_sample({{17}}, [](In in) { return expand(in[0], {2, 2, 17}); })},
-    .wrong = {[] { expand(Tensor::zeros({2, 3}), {2, 4}); },
-              [] { expand(Tensor::zeros({2, 3}), {3}); }},
+    .samples = {normal_sample({{}},
+                              [](In in) {
+                                return expand(in[0], {3, 2});
+                              }),
+                normal_sample({{3, 1}},
+                              [](In in) {
+                                return expand(in[0], {3, 5});
+                              }),
+                normal_sample({{1, 3, 1, 2}},
+                              [](In in) {
+                                return expand(in[0], {2, 3, 3, 2});
+                              }),
+                normal_sample({{17}},
+                              [](In in) {
+                                return expand(in[0], {2, 2, 17});
+                              })},
+    .wrong = {[] {
+                expand(Tensor::zeros({2, 3}), {2, 4});
+              },
+              [] {
+                expand(Tensor::zeros({2, 3}), {3});
+              }},
 }};
 
 }  // namespace

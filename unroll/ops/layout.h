@@ -34,8 +34,7 @@ Tensor squeeze(const Tensor& x, int axis, Where where = Where::current());
 /// Axis i of the result is axis axes[i] of x [any]; a copy.
 Tensor permute(const Tensor& x, const std::vector<int>& axes, Where where = Where::current());
 /// Two axes change places; a copy. (matmul takes a transpose as a flag, without one.)
-Tensor transpose(const Tensor& x, int axis_a = -2, int axis_b = -1,
-                 Where where = Where::current());
+Tensor transpose(const Tensor& x, int axis_a = -2, int axis_b = -1, Where where = Where::current());
 /// The order along `axis` turned round.
 Tensor flip(const Tensor& x, int axis, Where where = Where::current());
 

@@ -1,5 +1,6 @@
 #include <unroll/ops/index.h>
 #include <unroll/ops/pointwise.h>
+#include <unroll/ops/samples.h>
 
 #include <fmt/format.h>
 
@@ -134,4 +135,30 @@ void fail_derivative_order(const char* name) {
 }
 
 }  // namespace detail
+namespace {
+
+const RegisterOp pointwise_row{{
+    .name = "pointwise",
+    .signature = "pointwise(lambda, x...)",
+    .summary = "A generic lambda as an op: one pass over memory each way",
+    .samples = {normal_sample({{3, 5}, {5}},
+                              [](auto in) {
+                                return pointwise(
+                                    [](auto x, auto b) { return sin(x) * exp(b) + cos(x); },
+                                    in[0], in[1]);
+                              }),
+                normal_sample_of({{3, 8}, {3, 4}},
+                                 [](auto in) -> std::vector<Tensor> {
+                                   const auto [a, b] = chunk<2>(in[0]);
+                                   const auto [p, q] = pointwise(
+                                       [](auto a, auto b, auto c) {
+                                         return std::tuple{a * tanh(b), sigmoid(b) * c};
+                                       },
+                                       a, b, in[1]);
+                                   return {p, q};
+                                 })},
+    .twice = false,
+}};
+
+}  // namespace
 }  // namespace unroll

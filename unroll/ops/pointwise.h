@@ -218,7 +218,7 @@ class PointwiseOp : public OpRecord<PointwiseOp<F, NI, NO, Order>> {
           if (loop.steps[i]) p[i] += begin;
         for (T*& pointer : q)
           if (pointer != nullptr) pointer += begin;
-        run_row<L>(p, q, loop.steps, end - begin);
+        run_row<L>(f_, p, q, loop.steps, end - begin);
       });
       return;
     }
@@ -230,25 +230,26 @@ class PointwiseOp : public OpRecord<PointwiseOp<F, NI, NO, Order>> {
         for (int i = 0; i < NI; ++i) p[i] = from[i] + loop.offset(i, row);
         for (int o = 0; o < NO; ++o)
           q[o] = into[o] == nullptr ? nullptr : into[o] + loop.offset(NI + o, row);
-        run_row<L>(p, q, loop.steps, loop.inner);
+        run_row<L>(f_, p, q, loop.steps, loop.inner);
       }
     });
   }
 
+  // Flattened: a vector handed to a function that is not inlined would go through memory.
   template <class L, class T>
-  void run_row(const std::array<const T*, NI>& p, const std::array<T*, NO>& q,
+  [[gnu::flatten]] static void run_row(const F& f, const std::array<const T*, NI>& p, const std::array<T*, NO>& q,
                const std::array<bool, detail::PointwiseLoop::max_slots>& steps,
-               std::int64_t n) const {
+               std::int64_t n) {
     constexpr std::int64_t lanes = L::count;
     std::int64_t i = 0;
     for (; i + lanes <= n; i += lanes)
-      step<L>([&](int k) { return steps[k] ? L::load(p[k] + i) : L(*p[k]); },
+      step<L>(f, [&](int k) { return steps[k] ? L::load(p[k] + i) : L(*p[k]); },
               [&](int o, const L& y) {
                 if (q[o] != nullptr) y.store(q[o] + i);
               });
     if (i < n) {
       const auto rest = static_cast<std::size_t>(n - i);
-      step<L>([&](int k) { return steps[k] ? L::load_first(p[k] + i, rest) : L(*p[k]); },
+      step<L>(f, [&](int k) { return steps[k] ? L::load_first(p[k] + i, rest) : L(*p[k]); },
               [&](int o, const L& y) {
                 if (q[o] != nullptr) y.store_first(q[o] + i, rest);
               });
@@ -256,9 +257,9 @@ class PointwiseOp : public OpRecord<PointwiseOp<F, NI, NO, Order>> {
   }
 
   template <class L, class Load, class Store>
-  void step(const Load& load, const Store& store) const {
+  static void step(const F& f, const Load& load, const Store& store) {
     [&]<int... I>(std::integer_sequence<int, I...>) {
-      const auto y = detail::as_tuple(f_(load(I)...));
+      const auto y = detail::as_tuple(f(load(I)...));
       [&]<int... O>(std::integer_sequence<int, O...>) {
         (store(O, simd::promote<L>(std::get<O>(y))), ...);
       }(std::make_integer_sequence<int, NO>());

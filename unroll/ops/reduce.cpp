@@ -1,11 +1,10 @@
+#include <fmt/format.h>
 #include <unroll/graph/tape.h>
 #include <unroll/ops/arithmetic.h>
 #include <unroll/ops/check.h>
 #include <unroll/ops/reduce.h>
 #include <unroll/ops/reduce_kernels.h>
 #include <unroll/ops/samples.h>
-
-#include <fmt/format.h>
 
 #include <algorithm>
 #include <cmath>
@@ -21,8 +20,8 @@ class AxisSet {
     for (int axis : axes) {
       const unsigned bit = 1u << checked_axis(op, x, axis, where);
       if ((bits_ & bit) != 0)
-        fail_shape_at(op, fmt::format("axis {} of x {} is named twice", axis,
-                                      to_string(x.shape())), where);
+        fail_shape_at(op, fmt::format("axis {} of x {} is named twice", axis, to_string(x.shape())),
+                      where);
       bits_ |= bit;
     }
     if (axes.empty()) bits_ = (1u << x.rank()) - 1;
@@ -61,7 +60,7 @@ void reduce_axes(const Tensor& x, const AxisSet& axes, Tensor& out, const Kernel
     // Axes of size 1 belong to any run.
     const auto goes = [&](int i) { return axes.has(i) || from.size(i) == 1; };
     while (axis >= 0 && (!axes.has(axis) || from.size(axis) == 1)) --axis;
-    detail::Reduction r;
+    detail::ReduceShape r;
     for (int i = axis + 1; i < x.rank(); ++i) r.inner *= from.size(i);
     Shape shape = from.shape();
     for (; axis >= 0 && goes(axis); --axis) {
@@ -108,8 +107,7 @@ struct Reduce : OpRecord<Self> {
 
 // Max and logsumexp have no value for nothing.
 void check_not_empty(const char* op, const AxisSet& axes, const Shape& x) {
-  if (axes.count(x) == 0)
-    fail_shape(op, fmt::format("nothing to reduce in x {}", to_string(x)));
+  if (axes.count(x) == 0) fail_shape(op, fmt::format("nothing to reduce in x {}", to_string(x)));
 }
 
 struct Sum : Reduce<Sum> {
@@ -191,13 +189,11 @@ struct ArgMax : OpRecord<ArgMax> {
     out[0] = {in[0].shape().without(axis), DType::i64};
   }
   void forward(Args in, std::span<Tensor> out) const override {
-    detail::Reduction r{.count = in[0].size(axis)};
-    for (int i = 0; i < axis; ++i) r.outer *= in[0].size(i);
-    for (int i = axis + 1; i < in[0].rank(); ++i) r.inner *= in[0].size(i);
     if (out[0].numel() == 0) return;
     with_float(name(), in[0].dtype(), [&](auto zero) {
       using T = decltype(zero);
-      detail::argmax(in[0].ptr<T>(), r, out[0].mutable_ptr<std::int64_t>());
+      detail::argmax(in[0].ptr<T>(), detail::ReduceShape::along(in[0].shape(), axis),
+                     out[0].mutable_ptr<std::int64_t>());
     });
   }
   Keep keep() const override { return {.inputs = 0}; }
@@ -232,9 +228,8 @@ struct SumTo : OpRecord<SumTo> {
     out[0] = {keeps_rows ? shape.with(0, in[0].size(0)) : shape, in[0].dtype()};
   }
   void forward(Args in, std::span<Tensor> out) const override {
-    with_float(name(), in[0].dtype(), [&](auto zero) {
-      sum_into<decltype(zero)>(in[0], axes(in[0].shape()), out[0]);
-    });
+    with_float(name(), in[0].dtype(),
+               [&](auto zero) { sum_into<decltype(zero)>(in[0], axes(in[0].shape()), out[0]); });
   }
   Keep keep() const override { return {.inputs = 0}; }
   void vjp(Vjp& v) const override { v.result[0] = expand(v.grads[0], v.inputs[0].shape()); }
@@ -254,8 +249,8 @@ Tensor mean(const Tensor& x, const std::vector<int>& axes, bool keep_dims, Where
   const AxisSet set("mean", x, axes, where);
   const std::int64_t count = set.count(x.shape());
   if (count == 0)
-    fail_shape_at("mean", fmt::format("nothing to take the mean of in x {}",
-                                      to_string(x.shape())), where);
+    fail_shape_at("mean", fmt::format("nothing to take the mean of in x {}", to_string(x.shape())),
+                  where);
   return affine(apply(Sum(set, keep_dims), {&x}, where), 1.0 / static_cast<double>(count), 0,
                 where);
 }
@@ -290,9 +285,17 @@ std::vector<OpSample> samples(F f) {
   return {normal_sample({{7}}, [f](In in) { return f(in[0], {}, false); }),
           normal_sample({{3, 19}}, [f](In in) { return f(in[0], {-1}, false); }),
           normal_sample({{5, 18}}, [f](In in) { return f(in[0], {0}, true); }),
-          normal_sample({{2, 3, 4}}, [f](In in) { return f(in[0], {0, 2}, false); }),
-          normal_sample({{2, 3, 2, 3}}, [f](In in) { return f(in[0], {1, 3}, true); }),
-          normal_sample({{2, 3, 2, 3}}, [f](In in) { return f(in[0], {2, -3}, false); })};
+          normal_sample({{2, 3, 4}},
+                        [f](In in) {
+                          return f(in[0], {0, 2}, false);
+                        }),
+          normal_sample({{2, 3, 2, 3}},
+                        [f](In in) {
+                          return f(in[0], {1, 3}, true);
+                        }),
+          normal_sample({{2, 3, 2, 3}}, [f](In in) {
+            return f(in[0], {2, -3}, false);
+          })};
 }
 
 const auto call_sum = [](const Tensor& x, const std::vector<int>& axes, bool keep) {
@@ -313,28 +316,44 @@ const RegisterOp sum_row{{
     .signature = "sum(x, axes = all, keep_dims = false)",
     .summary = "Sum over axes",
     .samples = samples(call_sum),
-    .wrong = {[] { sum(Tensor::zeros({2, 3}), {2}); }, [] { sum(Tensor::zeros({2, 3}), {0, -2}); }},
+    .wrong = {[] {
+                sum(Tensor::zeros({2, 3}), {2});
+              },
+              [] {
+                sum(Tensor::zeros({2, 3}), {0, -2});
+              }},
 }};
 const RegisterOp mean_row{{
     .name = "mean",
     .signature = "mean(x, axes = all, keep_dims = false)",
     .summary = "Mean over axes",
     .samples = samples(call_mean),
-    .wrong = {[] { mean(Tensor::zeros({2, 3}), {-3}); }, [] { mean(Tensor::zeros({2, 0})); }},
+    .wrong = {[] {
+                mean(Tensor::zeros({2, 3}), {-3});
+              },
+              [] {
+                mean(Tensor::zeros({2, 0}));
+              }},
 }};
 const RegisterOp max_row{{
     .name = "max",
     .signature = "max(x, axes = all, keep_dims = false)",
     .summary = "Largest element over axes; equal ones share the gradient",
     .samples = samples(call_max),
-    .wrong = {[] { max(Tensor::zeros({2, 3}), {5}); }, [] { max(Tensor::zeros({0})); }},
+    .wrong = {[] {
+                max(Tensor::zeros({2, 3}), {5});
+              },
+              [] { max(Tensor::zeros({0})); }},
 }};
 const RegisterOp logsumexp_row{{
     .name = "logsumexp",
     .signature = "logsumexp(x, axes = all, keep_dims = false)",
     .summary = "log(sum(exp(x))) over axes, without overflow",
     .samples = samples(call_logsumexp),
-    .wrong = {[] { logsumexp(Tensor::zeros({2, 3}), {5}); }, [] { logsumexp(Tensor::zeros({0})); }},
+    .wrong = {[] {
+                logsumexp(Tensor::zeros({2, 3}), {5});
+              },
+              [] { logsumexp(Tensor::zeros({0})); }},
 }};
 const RegisterOp argmax_row{{
     .name = "argmax",
@@ -342,7 +361,12 @@ const RegisterOp argmax_row{{
     .summary = "Where along an axis the largest element stands",
     .samples = {normal_sample({{3, 19}}, [](In in) { return argmax(in[0]); }),
                 normal_sample({{3, 4, 5}}, [](In in) { return argmax(in[0], 1); })},
-    .wrong = {[] { argmax(Tensor::zeros({2, 3}), 2); }, [] { argmax(Tensor::zeros({2, 0})); }},
+    .wrong = {[] {
+                argmax(Tensor::zeros({2, 3}), 2);
+              },
+              [] {
+                argmax(Tensor::zeros({2, 0}));
+              }},
     .differentiable = false,
 }};
 const RegisterOp sum_to_row{{
@@ -350,11 +374,21 @@ const RegisterOp sum_to_row{{
     .signature = "sum_to(x, shape)",
     .summary = "Sum to a shape that broadcasts to that of x",
     .samples = {normal_sample({{3, 5}}, [](In in) { return sum_to(in[0], {5}); }),
-                normal_sample({{3, 5}}, [](In in) { return sum_to(in[0], {3, 1}); }),
-                normal_sample({{2, 3, 2, 3}}, [](In in) { return sum_to(in[0], {3, 1, 3}); }),
+                normal_sample({{3, 5}},
+                              [](In in) {
+                                return sum_to(in[0], {3, 1});
+                              }),
+                normal_sample({{2, 3, 2, 3}},
+                              [](In in) {
+                                return sum_to(in[0], {3, 1, 3});
+                              }),
                 normal_sample({{2, 3}}, [](In in) { return sum_to(in[0], {}); })},
-    .wrong = {[] { sum_to(Tensor::zeros({2, 3}), {2}); },
-              [] { sum_to(Tensor::zeros({3}), {2, 3}); }},
+    .wrong = {[] {
+                sum_to(Tensor::zeros({2, 3}), {2});
+              },
+              [] {
+                sum_to(Tensor::zeros({3}), {2, 3});
+              }},
 }};
 
 }  // namespace

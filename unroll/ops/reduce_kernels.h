@@ -11,8 +11,15 @@
 namespace unroll::detail {
 
 /// A reduction seen as three axes: the middle one goes.
-struct Reduction {
+struct ReduceShape {
   std::int64_t outer = 1, count = 1, inner = 1;
+
+  static ReduceShape along(const Shape& shape, int axis) {
+    ReduceShape r{.count = shape[axis]};
+    for (int i = 0; i < axis; ++i) r.outer *= shape[i];
+    for (int i = axis + 1; i < shape.rank(); ++i) r.inner *= shape[i];
+    return r;
+  }
 };
 
 /// Columns that one kernel call works on: its accumulators stay in the nearest cache.
@@ -68,7 +75,7 @@ struct MaxKernel {
 /// Reduces x to out [outer, inner]. Long reductions are cut into chunks whose results are joined
 /// in order; how depends on the sizes alone.
 template <class Kernel, class T>
-void reduce(const T* x, const Reduction& r, T* out) {
+void reduce(const T* x, const ReduceShape& r, T* out) {
   using Accumulator = typename Kernel::Accumulator;
   constexpr std::int64_t piece = 16384;
   const auto work = static_cast<double>(r.outer * r.count * r.inner);
@@ -116,7 +123,7 @@ void reduce(const T* x, const Reduction& r, T* out) {
 
 /// log(sum(exp(x))) along the middle axis.
 template <class T>
-void logsumexp(const T* x, const Reduction& r, T* out) {
+void logsumexp(const T* x, const ReduceShape& r, T* out) {
   using L = simd::Lanes<T>;
   const auto work = 16.0 * static_cast<double>(r.outer * r.count * r.inner);
   const std::int64_t piece = std::max<std::int64_t>(1, 4096 / (r.count * r.inner));
@@ -124,7 +131,9 @@ void logsumexp(const T* x, const Reduction& r, T* out) {
     for (std::int64_t o = begin; o < end; ++o) {
       const T* from = x + o * r.count * r.inner;
       if (r.inner == 1) {
-        out[o] = simd::logsumexp_of<T>(r.count, [from](const auto& at) { return at(from); });
+        const simd::LogSum<T> sum =
+            simd::log_sum<T>(r.count, [from](const auto& at) { return at(from); });
+        out[o] = sum.top + sum.rest;
         continue;
       }
       simd::for_lanes<T>(r.inner, [&](const auto& at) {
@@ -143,7 +152,7 @@ void logsumexp(const T* x, const Reduction& r, T* out) {
 
 /// The place of the largest element along the middle axis, the first of equal ones.
 template <class T>
-void argmax(const T* x, const Reduction& r, std::int64_t* out) {
+void argmax(const T* x, const ReduceShape& r, std::int64_t* out) {
   const auto work = static_cast<double>(r.outer * r.count * r.inner);
   const std::int64_t piece = std::max<std::int64_t>(1, 16384 / (r.count * r.inner));
   parallel_for(r.outer, piece, work, [&](std::int64_t begin, std::int64_t end) {

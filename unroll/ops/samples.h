@@ -24,8 +24,8 @@ inline OpSample normal_sample(std::vector<Shape> shapes,
 }
 
 /// The same for an op with several results.
-inline OpSample normal_sample_of(
-    std::vector<Shape> shapes, std::function<std::vector<Tensor>(std::span<const Tensor>)> call) {
+inline OpSample normal_sample_of(std::vector<Shape> shapes,
+                                 std::function<std::vector<Tensor>(std::span<const Tensor>)> call) {
   OpSample sample = normal_sample(std::move(shapes), nullptr);
   sample.call = std::move(call);
   return sample;

@@ -1,3 +1,4 @@
+#include <fmt/format.h>
 #include <unroll/graph/tape.h>
 #include <unroll/graph/threads.h>
 #include <unroll/ops/arithmetic.h>
@@ -8,19 +9,8 @@
 #include <unroll/ops/softmax_kernels.h>
 #include <unroll/ops/strided.h>
 
-#include <fmt/format.h>
-
 namespace unroll {
 namespace {
-
-using detail::Reduction;
-
-Reduction along(const Shape& shape, int axis) {
-  Reduction r{.count = shape[axis]};
-  for (int i = 0; i < axis; ++i) r.outer *= shape[i];
-  for (int i = axis + 1; i < shape.rank(); ++i) r.inner *= shape[i];
-  return r;
-}
 
 // Rows may be put together as long as they are neither counted (causal) nor what is summed.
 bool rows_apart(const Shape& shape, int axis, bool causal) {
@@ -41,7 +31,8 @@ struct SoftmaxBackward : OpRecord<SoftmaxBackward> {
     if (out[0].numel() == 0) return;
     with_float(name(), in[0].dtype(), [&](auto zero) {
       using T = decltype(zero);
-      const detail::SoftmaxShape shape(along(in[0].shape(), axis), in[0].shape(), causal);
+      const detail::SoftmaxShape shape(detail::ReduceShape::along(in[0].shape(), axis),
+                                       in[0].shape(), causal);
       detail::softmax_backward(shape, static_cast<T>(scale), in[0].ptr<T>(), in[1].ptr<T>(),
                                out[0].mutable_ptr<T>());
     });
@@ -58,7 +49,7 @@ struct SoftmaxBackward : OpRecord<SoftmaxBackward> {
   }
   Rows rows(Args in, std::span<const bool> stacked) const override {
     return stacked[0] && stacked[1] && rows_apart(in[0].shape(), axis, causal) ? Rows::map
-                                                                              : Rows::none;
+                                                                               : Rows::none;
   }
 };
 
@@ -100,7 +91,7 @@ struct Softmax : OpRecord<Softmax> {
   template <class T>
   void run(Args in, Tensor& out) const {
     const Shape& shape = in[0].shape();
-    const detail::SoftmaxShape s(along(shape, axis), shape, causal);
+    const detail::SoftmaxShape s(detail::ReduceShape::along(shape, axis), shape, causal);
     if (in.size() == 1) {
       detail::softmax(s, static_cast<T>(scale), in[0].ptr<T>(), static_cast<const T*>(nullptr),
                       out.mutable_ptr<T>(), [](std::int64_t) { return detail::MaskRow{}; });
@@ -151,8 +142,8 @@ struct LogSoftmaxBackward : OpRecord<LogSoftmaxBackward> {
     if (out[0].numel() == 0) return;
     with_float(name(), in[0].dtype(), [&](auto zero) {
       using T = decltype(zero);
-      detail::log_softmax_backward(along(in[0].shape(), axis), in[0].ptr<T>(), in[1].ptr<T>(),
-                                   out[0].mutable_ptr<T>());
+      detail::log_softmax_backward(detail::ReduceShape::along(in[0].shape(), axis), in[0].ptr<T>(),
+                                   in[1].ptr<T>(), out[0].mutable_ptr<T>());
     });
   }
   Keep keep() const override { return {.inputs = 0b11}; }
@@ -165,7 +156,7 @@ struct LogSoftmaxBackward : OpRecord<LogSoftmaxBackward> {
   }
   Rows rows(Args in, std::span<const bool> stacked) const override {
     return stacked[0] && stacked[1] && rows_apart(in[0].shape(), axis, false) ? Rows::map
-                                                                             : Rows::none;
+                                                                              : Rows::none;
   }
 };
 
@@ -183,13 +174,13 @@ struct LogSoftmax : OpRecord<LogSoftmax> {
     if (out[0].numel() == 0) return;
     with_float(name(), in[0].dtype(), [&](auto zero) {
       using T = decltype(zero);
-      detail::log_softmax(along(in[0].shape(), axis), in[0].ptr<T>(), out[0].mutable_ptr<T>());
+      detail::log_softmax(detail::ReduceShape::along(in[0].shape(), axis), in[0].ptr<T>(),
+                          out[0].mutable_ptr<T>());
     });
   }
   Keep keep() const override { return {.inputs = 0, .outputs = 1}; }
   void vjp(Vjp& v) const override {
-    v.result[0] =
-        apply(LogSoftmaxBackward(axis), {&v.outputs[0], &v.grads[0]}, Where::current());
+    v.result[0] = apply(LogSoftmaxBackward(axis), {&v.outputs[0], &v.grads[0]}, Where::current());
   }
   Rows rows(Args in, std::span<const bool>) const override {
     return rows_apart(in[0].shape(), axis, false) ? Rows::map : Rows::none;
@@ -239,15 +230,21 @@ const RegisterOp softmax_row{{
                        [](In in) {
                          return softmax(in[0], {.mask = random_mask({3, 17}, DType::f32)});
                        }),
-         normal_sample({{2, 3, 3}},
-                       [](In in) {
-                         return softmax(in[0],
-                                        {.causal = true, .mask = random_mask({3, 1}, DType::f64)});
-                       })},
-    .wrong = {[] { softmax(Tensor::zeros({2, 3}), 2); },
+         normal_sample(
+             {{2, 3, 3}},
+             [](In in) {
+               return softmax(in[0], {.causal = true, .mask = random_mask({3, 1}, DType::f64)});
+             })},
+    .wrong = {[] {
+                softmax(Tensor::zeros({2, 3}), 2);
+              },
               [] { softmax(Tensor::zeros({3}), {.causal = true}); },
-              [] { softmax(Tensor::zeros({2, 3}), {.axis = 0, .causal = true}); },
-              [] { softmax(Tensor::zeros({2, 3}), {.mask = Tensor::zeros({2})}); }},
+              [] {
+                softmax(Tensor::zeros({2, 3}), {.axis = 0, .causal = true});
+              },
+              [] {
+                softmax(Tensor::zeros({2, 3}), {.mask = Tensor::zeros({2})});
+              }},
 }};
 
 const RegisterOp log_softmax_row{{
@@ -258,7 +255,9 @@ const RegisterOp log_softmax_row{{
                 normal_sample({{3, 19}}, [](In in) { return log_softmax(in[0]); }),
                 normal_sample({{5, 18}}, [](In in) { return log_softmax(in[0], 0); }),
                 normal_sample({{2, 3, 4}}, [](In in) { return log_softmax(in[0], -2); })},
-    .wrong = {[] { log_softmax(Tensor::zeros({2, 3}), 2); },
+    .wrong = {[] {
+                log_softmax(Tensor::zeros({2, 3}), 2);
+              },
               [] { log_softmax(Tensor::zeros({})); }},
 }};
 

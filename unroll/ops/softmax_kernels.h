@@ -11,11 +11,12 @@ namespace unroll::detail {
 
 /// A softmax as loops: along the middle axis of [outer, count, inner], of which a causal one sees
 /// a part that grows from row to row.
-struct SoftmaxShape : Reduction {
+struct SoftmaxShape : ReduceShape {
   bool causal = false;
   std::int64_t queries = 1;
 
-  SoftmaxShape(const Reduction& r, const Shape& shape, bool hides) : Reduction(r), causal(hides) {
+  SoftmaxShape(const ReduceShape& r, const Shape& shape, bool hides)
+      : ReduceShape(r), causal(hides) {
     if (causal) queries = shape[-2];
   }
   /// How many leading elements of a row are visible.
@@ -33,7 +34,7 @@ struct MaskRow {
 
 /// Runs f(begin, end) over the outer axis in pieces of some thousand elements.
 template <class F>
-void over_rows(const Reduction& r, double work_per_element, const F& f) {
+void over_rows(const ReduceShape& r, double work_per_element, const F& f) {
   const std::int64_t size = r.count * r.inner;
   parallel_for(r.outer, std::max<std::int64_t>(1, 4096 / size),
                work_per_element * static_cast<double>(r.outer * size), f);
@@ -60,7 +61,7 @@ void softmax_row(std::int64_t n, const Score& score, T* y) {
 
 /// The same down columns, a vector of them at a time.
 template <class T>
-void softmax_columns(const Reduction& r, T scale, const T* x, T* y) {
+void softmax_columns(const ReduceShape& r, T scale, const T* x, T* y) {
   using L = simd::Lanes<T>;
   const L factor(scale), lowest(-std::numeric_limits<T>::infinity());
   simd::for_lanes<T>(r.inner, [&](const auto& at) {
@@ -98,11 +99,12 @@ void softmax(const SoftmaxShape& s, T scale, const T* x, const T* mask, T* y,
       const T* m = mask + place.offset;
       if (mask != nullptr && !place.steps && *m == 0) n = 0;
       if (mask != nullptr && place.steps) {
-        softmax_row(n, [&](const auto& at) {
-          return where<T>(at(m) != L(0), at(from) * factor, lowest);
-        }, to);
+        softmax_row(
+            n, [&](const auto& at) { return where<T>(at(m) != L(0), at(from) * factor, lowest); },
+            to);
       } else {
-        softmax_row(n, [&](const auto& at) { return at(from) * factor; }, to);
+        softmax_row(
+            n, [&](const auto& at) { return at(from) * factor; }, to);
       }
       std::fill(to + n, to + s.count, T(0));
     }
@@ -122,9 +124,8 @@ void softmax_backward(const SoftmaxShape& s, T scale, const T* y, const T* g, T*
       if (s.inner == 1) {
         const std::int64_t n = s.visible(row);
         const L dot(simd::sum_of<T>(n, [&](const auto& at) { return at(yr) * at(gr); }));
-        simd::for_lanes<T>(n, [&](const auto& at) {
-          at.store(to, factor * at(yr) * (at(gr) - dot));
-        });
+        simd::for_lanes<T>(n,
+                           [&](const auto& at) { at.store(to, factor * at(yr) * (at(gr) - dot)); });
         std::fill(to + n, to + s.count, T(0));
         continue;
       }
@@ -133,8 +134,7 @@ void softmax_backward(const SoftmaxShape& s, T scale, const T* y, const T* g, T*
         for (std::int64_t k = 0; k < s.count; ++k)
           dot = dot + at(yr + k * s.inner) * at(gr + k * s.inner);
         for (std::int64_t k = 0; k < s.count; ++k)
-          at.store(to + k * s.inner,
-                   factor * at(yr + k * s.inner) * (at(gr + k * s.inner) - dot));
+          at.store(to + k * s.inner, factor * at(yr + k * s.inner) * (at(gr + k * s.inner) - dot));
       });
     }
   });
@@ -142,7 +142,7 @@ void softmax_backward(const SoftmaxShape& s, T scale, const T* y, const T* g, T*
 
 /// y = x - logsumexp(x)
 template <class T>
-void log_softmax(const Reduction& r, const T* x, T* y) {
+void log_softmax(const ReduceShape& r, const T* x, T* y) {
   using L = simd::Lanes<T>;
   over_rows(r, 16, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t row = begin; row < end; ++row) {
@@ -150,10 +150,8 @@ void log_softmax(const Reduction& r, const T* x, T* y) {
       T* to = y + row * r.count * r.inner;
       if (r.inner == 1) {
         const auto value = [from](const auto& at) { return at(from); };
-        const T top = simd::max_of<T>(r.count, value);
-        const L shift(top);
-        const L rest(std::log(simd::sum_of<T>(
-            r.count, [&](const auto& at) { return exp(value(at) - shift); })));
+        const simd::LogSum<T> sum = simd::log_sum<T>(r.count, value);
+        const L shift(sum.top), rest(sum.rest);
         simd::for_lanes<T>(r.count,
                            [&](const auto& at) { at.store(to, value(at) - shift - rest); });
         continue;
@@ -174,7 +172,7 @@ void log_softmax(const Reduction& r, const T* x, T* y) {
 
 /// dx = g - e^y <g, 1>
 template <class T>
-void log_softmax_backward(const Reduction& r, const T* y, const T* g, T* dx) {
+void log_softmax_backward(const ReduceShape& r, const T* y, const T* g, T* dx) {
   using L = simd::Lanes<T>;
   over_rows(r, 8, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t row = begin; row < end; ++row) {

@@ -9,9 +9,9 @@ namespace {
 OptimizerRule rule(const AdagradOptions& options) {
   if (!(options.learning_rate_decay >= 0 && options.initial_accumulator_value >= 0 &&
         options.eps >= 0))
-    fail("Adagrad", fmt::format("learning_rate_decay {}, initial_accumulator_value {}, eps {}",
-                                options.learning_rate_decay, options.initial_accumulator_value,
-                                options.eps),
+    fail("Adagrad",
+         fmt::format("learning_rate_decay {}, initial_accumulator_value {}, eps {}",
+                     options.learning_rate_decay, options.initial_accumulator_value, options.eps),
          "None of them may be negative");
   return {.name = "Adagrad",
           .learning_rate = options.learning_rate,

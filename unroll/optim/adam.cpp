@@ -12,8 +12,8 @@ template <class Options>
 OptimizerRule rule(const char* name, const Options& options) {
   const auto below_one = [](double x) { return x >= 0 && x < 1; };
   if (!below_one(options.betas[0]) || !below_one(options.betas[1]) || !(options.eps >= 0))
-    fail(name, fmt::format("betas {} and {}, eps {}", options.betas[0], options.betas[1],
-                           options.eps),
+    fail(name,
+         fmt::format("betas {} and {}, eps {}", options.betas[0], options.betas[1], options.eps),
          "betas lie in 0 to 1, 1 excluded, and eps is not negative");
   OptimizerRule result{.name = name,
                        .learning_rate = options.learning_rate,

@@ -11,7 +11,7 @@ struct AdamOptions {
   std::array<double, 2> betas = {0.9, 0.999};  ///< how much of each running average stays
   double eps = 1e-8;                           ///< added to the root
   double weight_decay = 0;                     ///< added to the gradient
-  bool amsgrad = false;  ///< divides by the largest second moment so far
+  bool amsgrad = false;                        ///< divides by the largest second moment so far
 };
 
 struct AdamWOptions {

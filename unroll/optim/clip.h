@@ -13,7 +13,7 @@ namespace unroll {
 /// without gradients do not count. Throws Error for max_norm < 0 and for a parameter given twice.
 double clip_grad_norm(const std::vector<Parameter>& parameters, double max_norm);
 
-/// Limits every element of every gradient to -limit … limit; NaN stays NaN. Throws Error for
+/// Limits every element of every gradient to [-limit, limit]; NaN stays NaN. Throws Error for
 /// limit < 0 and for a parameter given twice.
 void clip_grad_value(const std::vector<Parameter>& parameters, double limit);
 

@@ -14,7 +14,7 @@ template <class T, std::size_t count, class F>
 void update_elements(const ParameterUpdate& parameter, const F& f) {
   using simd::Lanes;
   constexpr auto lanes = static_cast<std::int64_t>(Lanes<T>::count);
-  constexpr std::int64_t piece = 16384;  // elements: some L2-sized, whole number of vectors
+  constexpr std::int64_t piece = 16384;  // elements: a whole number of vectors
   T* const values = parameter.value.mutable_ptr<T>();
   const T* const grads = parameter.grad.ptr<T>();
   std::array<T*, count> moments;

@@ -23,7 +23,7 @@ bool takes_part(const Parameter& parameter) {
 }  // namespace
 
 void check_distinct(const char* op, std::span<const Parameter> parameters) {
-  std::vector<const ParameterState*> ids;
+  std::vector<const ParameterState*, CachedAllocator<const ParameterState*>> ids;
   for (const Parameter& parameter : parameters) {
     if (!parameter.defined()) fail(op, "a parameter that was never given a value");
     ids.push_back(parameter.id());
@@ -162,9 +162,9 @@ void Optimizer::load_state_dict(const std::map<std::string, Tensor>& state) {
     const auto found = state.find(name);
     if (found == state.end()) {
       problems += fmt::format("\n  '{}' {} is missing", name, to_string(shape));
-    } else if (const Tensor& value = found->second;
-               !value.defined() || value.is_abstract() || value.shape() != shape ||
-               !fits(value.dtype())) {
+    } else if (const Tensor& value = found->second; !value.defined() || value.is_abstract() ||
+                                                    value.shape() != shape ||
+                                                    !fits(value.dtype())) {
       problems += fmt::format("\n  '{}' is {}, not of shape {} or of another kind", name,
                               to_string(value), to_string(shape));
     } else {

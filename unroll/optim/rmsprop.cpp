@@ -8,8 +8,8 @@ namespace {
 
 OptimizerRule rule(const RMSpropOptions& options) {
   if (!(options.alpha >= 0 && options.alpha <= 1 && options.eps >= 0 && options.momentum >= 0))
-    fail("RMSprop", fmt::format("alpha {}, eps {}, momentum {}", options.alpha, options.eps,
-                                options.momentum),
+    fail("RMSprop",
+         fmt::format("alpha {}, eps {}, momentum {}", options.alpha, options.eps, options.momentum),
          "alpha lies in 0 to 1, the others are not negative");
   OptimizerRule result{.name = "RMSprop",
                        .learning_rate = options.learning_rate,
@@ -42,7 +42,8 @@ void RMSprop::update_as(const ParameterUpdate& parameter) const {
       if constexpr (centered) {
         Lanes<T>& mean = moments[1];
         mean = alpha * mean + rest * g;
-        variance = square - mean * mean;
+        // Rounding can take it below 0 when the gradient stays the same, and the root to NaN.
+        variance = simd::maximum(square - mean * mean, T(0));
       }
       Lanes<T> change = g / (sqrt(variance) + eps);
       if constexpr (momentum) {

@@ -65,8 +65,7 @@ Schedule inverse_sqrt(const InverseSqrt& options) {
   check_rate("inverse_sqrt", options.rate);
   check_count("inverse_sqrt", "warmup_steps", options.warmup_steps, 1);
   return [options](std::int64_t step) {
-    const double done =
-        static_cast<double>(step + 1) / static_cast<double>(options.warmup_steps);
+    const double done = static_cast<double>(step + 1) / static_cast<double>(options.warmup_steps);
     return options.rate * std::min(done, 1 / std::sqrt(done));
   };
 }
@@ -82,8 +81,8 @@ ReduceOnPlateau::ReduceOnPlateau(const ReduceOnPlateauOptions& options)
   check_rate("ReduceOnPlateau", options.min_rate);
   if (!(options.factor >= 0 && options.factor < 1))
     fail("ReduceOnPlateau", fmt::format("factor {}", options.factor), "It lies in 0 to 1");
-  if (!(options.threshold >= 0))
-    fail("ReduceOnPlateau", fmt::format("threshold {}; at least 0", options.threshold));
+  if (!(options.threshold >= 0 && options.threshold < 1))
+    fail("ReduceOnPlateau", fmt::format("threshold {}", options.threshold), "It lies in 0 to 1");
   check_count("ReduceOnPlateau", "patience", options.patience, 0);
   check_count("ReduceOnPlateau", "cooldown", options.cooldown, 0);
 }

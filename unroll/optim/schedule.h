@@ -1,11 +1,11 @@
 #pragma once
 
+#include <unroll/graph/tensor.h>
+
 #include <cstdint>
 #include <functional>
 #include <map>
 #include <string>
-
-#include <unroll/graph/tensor.h>
 
 namespace unroll {
 
@@ -43,7 +43,7 @@ Schedule step_decay(const StepDecay& options);
 /// Half a cosine from the rate to the final rate (Loshchilov & Hutter, "SGDR: stochastic gradient
 /// descent with warm restarts", 2017, without the restarts).
 Schedule cosine(const Cosine& options);
-/// `then`, of which the first `steps` steps are scaled by 1/steps, 2/steps, …: the first step is
+/// `then`, of which the first `steps` steps are scaled by 1/steps, 2/steps, ...: the first step is
 /// not lost to a rate of 0.
 Schedule linear_warmup(std::int64_t steps, Schedule then);
 /// Linear up, then with 1 / sqrt(step + 1) down (Vaswani et al., "Attention is all you need",
@@ -53,11 +53,11 @@ Schedule inverse_sqrt(const InverseSqrt& options);
 }  // namespace schedule
 
 struct ReduceOnPlateauOptions {
-  double rate = 1e-3;         ///< the first
-  double factor = 0.1;        ///< of the rate, in 0 to 1
-  std::int64_t patience = 10; ///< observations without improvement that are tolerated
-  double threshold = 1e-4;    ///< an improvement by less than this share of the best is none
-  std::int64_t cooldown = 0;  ///< observations after a reduction that are not counted
+  double rate = 1e-3;          ///< the first
+  double factor = 0.1;         ///< of the rate, in 0 to 1
+  std::int64_t patience = 10;  ///< observations without improvement that are tolerated
+  double threshold = 1e-4;     ///< an improvement by less than this share of the best is none
+  std::int64_t cooldown = 0;   ///< observations after a reduction that are not counted
   double min_rate = 0;
   bool higher_is_better = false;
 };

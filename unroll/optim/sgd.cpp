@@ -9,8 +9,9 @@ namespace {
 OptimizerRule rule(const SGDOptions& options) {
   if (!(options.momentum >= 0)) fail("SGD", fmt::format("momentum {}", options.momentum));
   if (options.nesterov && (options.momentum == 0 || options.dampening != 0))
-    fail("SGD", fmt::format("nesterov with momentum {} and dampening {}", options.momentum,
-                            options.dampening),
+    fail("SGD",
+         fmt::format("nesterov with momentum {} and dampening {}", options.momentum,
+                     options.dampening),
          "Nesterov's step needs a momentum and no dampening");
   OptimizerRule result{.name = "SGD",
                        .learning_rate = options.learning_rate,

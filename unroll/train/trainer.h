@@ -14,9 +14,9 @@ namespace unroll {
 
 /// What is to be learned: where batches come from, and what counts as loss.
 struct TrainTask {
-  std::function<Batch(Generator&)> next;
+  std::function<Batch(Generator&)> next = {};
   /// Outputs [T, B, O] and the batch -> loss, one element.
-  std::function<Tensor(const Tensor& output, const Batch& batch)> loss;
+  std::function<Tensor(const Tensor& output, const Batch& batch)> loss = {};
   /// Loss on what was held out; undefined: no evaluation.
   std::function<double(SequenceModel&)> evaluate = {};
   /// Carry the state from batch to batch, which must then continue each other: truncated

@@ -1,0 +1,17 @@
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+#include <functional>
+
+namespace unroll::cli {
+
+/// Each adds one subcommand and says what it does when chosen.
+void add_compare(CLI::App& app);
+void add_report(CLI::App& app);
+void add_train(CLI::App& app);
+void add_evaluate(CLI::App& app);
+void add_generate(CLI::App& app);
+void add_ops(CLI::App& app);
+
+}  // namespace unroll::cli

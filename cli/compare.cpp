@@ -1,0 +1,77 @@
+#include "commands.h"
+
+#include <unroll/compare/compare.h>
+#include <unroll/io/atomic_file.h>
+#include <unroll/io/text.h>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include <filesystem>
+#include <memory>
+
+namespace unroll::cli {
+namespace {
+
+void write_report(const nlohmann::json& results, const std::filesystem::path& folder) {
+  write_file_atomically(folder / "report.html", report(results));
+  fmt::print("report: {}\n", (folder / "report.html").string());
+}
+
+}  // namespace
+
+void add_compare(CLI::App& app) {
+  auto* command = app.add_subcommand(
+      "compare", "Trains RNN, LSTM, GRU and Transformer on the same data and measures them");
+  const auto options = std::make_shared<CompareOptions>();
+  const auto out = std::make_shared<std::string>("comparison");
+  auto* text = command->add_option("--text", options->text, "UTF-8 text (default: the GPL-3 here)");
+  auto* series = command->add_option("--series", options->series, "CSV with a header");
+  text->excludes(series);
+  command->add_option("--target", options->target, "Column of the series to forecast")
+      ->needs(series);
+  command->add_option("--models", options->models, "Which models")->delimiter(',');
+  command->add_option("--parameters", options->parameters, "Parameters of each model")
+      ->check(CLI::Range(std::int64_t{1000}, std::int64_t{1'000'000'000}));
+  auto* steps = command->add_option("--steps", options->steps, "Training steps of each model")
+                    ->check(CLI::PositiveNumber);
+  command->add_option("--seconds", options->seconds, "Training seconds of each model instead")
+      ->check(CLI::PositiveNumber)
+      ->excludes(steps);
+  command->add_option("--seeds", options->seeds, "Runs of each model")->check(CLI::Range(1, 100));
+  command->add_option("--threads", options->threads, "Threads")->check(CLI::Range(1, 1024));
+  command->add_flag("--quick", options->quick, "Everything in under a minute");
+  command->add_option("--out", *out, "Folder for results.json and report.html");
+  command->callback([=] {
+    // Before minutes of work: can the results be kept?
+    std::filesystem::create_directories(*out);
+    const nlohmann::json results = compare(*options);
+    write_file_atomically(std::filesystem::path(*out) / "results.json", results.dump(1) + "\n");
+    fmt::print("{}\nresults: {}\n", tables(results), *out + "/results.json");
+    write_report(results, *out);
+  });
+}
+
+void add_report(CLI::App& app) {
+  auto* command = app.add_subcommand("report", "Redraws report.html from results.json");
+  const auto file = std::make_shared<std::string>();
+  const auto out = std::make_shared<std::string>();
+  command->add_option("results", *file, "results.json of an earlier comparison")->required();
+  command->add_option("--out", *out, "Folder for report.html (default: that of the results)");
+  command->callback([=] {
+    nlohmann::json results;
+    try {
+      results = nlohmann::json::parse(read_text(*file));
+    } catch (const nlohmann::json::exception& error) {
+      throw DataError(error_message("report", fmt::format("'{}': {}", *file, error.what()),
+                                    nullptr, ""));
+    }
+    const std::filesystem::path folder =
+        out->empty() ? std::filesystem::path(*file).parent_path() : std::filesystem::path(*out);
+    if (!out->empty()) std::filesystem::create_directories(folder);
+    fmt::print("{}\n", tables(results));
+    write_report(results, folder);
+  });
+}
+
+}  // namespace unroll::cli

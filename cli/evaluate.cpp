@@ -1,0 +1,76 @@
+#include "commands.h"
+
+#include <unroll/graph/threads.h>
+#include <unroll/ops/loss.h>
+#include <unroll/train/model_dir.h>
+#include <unroll/train/trainer.h>
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <cstdio>
+#include <memory>
+#include <numbers>
+
+namespace unroll::cli {
+namespace {
+
+struct Arguments {
+  std::string folder, text, prompt = "\n";
+  std::int64_t context = 64, batch = 12, count = 500, seed = 1;
+  int batches = 200, threads = 1;
+  double temperature = 0.8, part = 1.0;
+};
+
+}  // namespace
+
+void add_evaluate(CLI::App& app) {
+  auto* command = app.add_subcommand("evaluate", "The loss of a saved model on a text");
+  const auto a = std::make_shared<Arguments>();
+  command->add_option("--model-dir", a->folder, "Folder of config.json and model.safetensors")
+      ->required();
+  command->add_option("--text", a->text, "UTF-8 text")->required();
+  command->add_option("--last", a->part, "Only this last share of it (0.1: what train held out)")
+      ->check(CLI::Range(0.0, 1.0));
+  command->add_option("--context", a->context, "Steps of a window")->check(CLI::PositiveNumber);
+  command->add_option("--batch", a->batch)->check(CLI::PositiveNumber);
+  command->add_option("--batches", a->batches, "Random windows in all: batch times batches")
+      ->check(CLI::PositiveNumber);
+  command->add_option("--threads", a->threads)->check(CLI::Range(1, 1024));
+  command->callback([a] {
+    set_threads(a->threads);
+    LanguageModel model = load_model(a->folder);
+    const std::vector<std::int64_t> tokens = model.vocabulary.encode(read_text(a->text));
+    const auto count = static_cast<std::size_t>(
+        std::llround(a->part * static_cast<double>(tokens.size())));
+    const std::span<const std::int64_t> last = std::span(tokens).last(count);
+    const RandomWindows windows(last, a->batch, a->context);
+    const TrainTask task{.next = [&](Generator& g) { return windows.next(g); },
+                         .loss = [](const Tensor& output, const Batch& b) {
+                           return cross_entropy(output, b.y);
+                         }};
+    const double loss = mean_loss(*model.model, task, Generator(7), a->batches);
+    fmt::print("loss {:.6f} nats per character ({:.4f} bits, perplexity {:.3f})\n", loss,
+               loss / std::numbers::ln2, std::exp(loss));
+  });
+}
+
+void add_generate(CLI::App& app) {
+  auto* command = app.add_subcommand("generate", "Continues a text with a saved model");
+  const auto a = std::make_shared<Arguments>();
+  command->add_option("--model-dir", a->folder, "Folder of config.json and model.safetensors")
+      ->required();
+  command->add_option("--prompt", a->prompt, "What to continue");
+  command->add_option("--count", a->count, "Characters")->check(CLI::NonNegativeNumber);
+  command->add_option("--temperature", a->temperature, "0: always the most likely")
+      ->check(CLI::NonNegativeNumber);
+  command->add_option("--seed", a->seed);
+  command->callback([a] {
+    LanguageModel model = load_model(a->folder);
+    Generator generator(static_cast<std::uint64_t>(a->seed));
+    const std::string text = generate(model, a->prompt, a->count, a->temperature, generator);
+    fmt::print("{}{}\n", a->prompt, text);
+  });
+}
+
+}  // namespace unroll::cli

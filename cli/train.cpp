@@ -1,0 +1,168 @@
+#include "commands.h"
+
+#include <unroll/graph/threads.h>
+#include <unroll/ops/loss.h>
+#include <unroll/optim/adam.h>
+#include <unroll/train/model_dir.h>
+#include <unroll/train/progress.h>
+#include <unroll/train/trainer.h>
+
+#include <fmt/format.h>
+
+#include <filesystem>
+#include <memory>
+
+namespace unroll::cli {
+namespace {
+
+struct TrainArguments {
+  std::string model = "lstm", text, out, recipe;
+  std::int64_t parameters = 0, hidden = 0, embedding = 128, batch = 12, context = 64;
+  std::int64_t steps = 2000, evaluate_every = 500, warmup = 100, seed = 1337;
+  int layers = 2, heads = 4, threads = 1, evaluation_batches = 200, patience = 0;
+  double learning_rate = 1e-3, decay = 0.1, clip = 1.0, dropout = 0;
+  bool resume = false, carry_state = false;
+};
+
+// nanoGPT's recipe for a CPU, and recurrent models of about the same number of parameters.
+void apply_recipe(const TrainArguments& a, ModelConfig& config) {
+  if (a.recipe != "nanogpt-cpu")
+    fail("train", fmt::format("no recipe is named '{}'", a.recipe), "Known: nanogpt-cpu");
+  config.embedding = 128;
+  config.layers = 2;
+  switch (config.kind) {
+    case ModelKind::rnn:
+      config.hidden = 480;
+      break;
+    case ModelKind::lstm:
+      config.hidden = 224;
+      break;
+    case ModelKind::gru:
+      config.hidden = 264;
+      break;
+    case ModelKind::transformer:
+      config.hidden = 128;
+      config.layers = 4;
+      config.heads = 4;
+      config.positions = Positions::learned;
+      config.context = 64;
+      config.bias = false;
+      config.tied = true;
+      break;
+  }
+}
+
+ModelConfig config_of(const TrainArguments& a, std::int64_t vocabulary) {
+  ModelConfig config{.kind = model_kind(a.model),
+                     .vocabulary = vocabulary,
+                     .embedding = a.embedding,
+                     .layers = a.layers,
+                     .heads = a.heads,
+                     .context = a.context,
+                     .dropout = a.dropout};
+  if (!a.recipe.empty()) {
+    apply_recipe(a, config);
+  } else if (a.hidden > 0) {
+    config.hidden = a.hidden;
+  } else {
+    config = sized(config, a.parameters > 0 ? a.parameters : 200'000);
+  }
+  return config;
+}
+
+void run(const TrainArguments& a) {
+  set_threads(a.threads);
+  const std::string text = read_text(a.text);
+  const Vocabulary vocabulary = Vocabulary::characters(text);
+  const std::vector<std::int64_t> tokens = vocabulary.encode(text);
+  const auto cut = static_cast<std::size_t>(0.9 * static_cast<double>(tokens.size()));
+  const std::span<const std::int64_t> all(tokens);
+  const RandomWindows train_windows(all.first(cut), a.batch, a.context);
+  const RandomWindows held_windows(all.subspan(cut), a.batch, a.context);
+  ContiguousWindows stream(all.first(cut), a.batch, a.context);
+
+  Generator generator(static_cast<std::uint64_t>(a.seed));
+  const ModelConfig config = config_of(a, vocabulary.size());
+  const auto model = make_model(config, generator);
+  fmt::print("{}: {} parameters, {} training and {} held-out characters, vocabulary {}\n", a.model,
+             model->parameter_count(), cut, tokens.size() - cut, vocabulary.size());
+
+  AdamW optimizer(decay_groups(model->named_parameters()),
+                  {.learning_rate = a.learning_rate, .betas = {0.9, 0.99}, .weight_decay = a.decay});
+  TrainTask task{.loss = [](const Tensor& output, const Batch& b) {
+    return cross_entropy(output, b.y);
+  }};
+  TrainTask held = task;
+  held.next = [&](Generator& g) { return held_windows.next(g); };
+  task.next = [&](Generator& g) { return a.carry_state ? stream.next() : train_windows.next(g); };
+  task.carry_state = a.carry_state;
+  task.at_start = [&] { return stream.at_start(); };
+  task.evaluate = [&](SequenceModel& m) {
+    return mean_loss(m, held, Generator(7), a.evaluation_batches);
+  };
+  std::filesystem::create_directories(a.out);
+  const TrainResult result = train(
+      *model, optimizer, task, generator,
+      {.steps = a.steps,
+       .schedule = schedule::cosine({.rate = a.learning_rate,
+                                     .steps = a.steps,
+                                     .warmup_steps = std::min(a.warmup, a.steps / 2),
+                                     .final_rate = a.learning_rate / 10}),
+       .clip_norm = a.clip,
+       .evaluate_every = a.evaluate_every,
+       .patience = a.patience,
+       .log = a.out + "/log.jsonl",
+       .checkpoint = a.out + "/checkpoint.safetensors",
+       .resume = a.resume,
+       .label = "train " + a.model});
+  save_model(a.out, config, vocabulary, *model);
+  for (const TrainPoint& p : result.curve)
+    fmt::print("step {:>6}  train {:.4f}  validation {:.4f}  {:.1f} s\n", p.step, p.train_loss,
+               p.validation_loss, p.seconds);
+  if (result.interrupted) {
+    fmt::print("interrupted at step {}; continue with --resume\n", result.steps);
+  } else {
+    fmt::print("validation loss {:.4f} after {} steps, {:.1f} s of training ({:.0f} tokens/s)\n",
+               result.curve.back().validation_loss, result.steps, result.seconds,
+               static_cast<double>(result.tokens) / result.seconds);
+  }
+  fmt::print("model: {}\n", a.out);
+}
+
+}  // namespace
+
+void add_train(CLI::App& app) {
+  auto* command = app.add_subcommand("train", "Trains a character model on a text");
+  const auto a = std::make_shared<TrainArguments>();
+  command->add_option("--model", a->model, "rnn, lstm, gru or transformer");
+  command->add_option("--text", a->text, "UTF-8 text; the first 90 % train")->required();
+  command->add_option("--out", a->out, "Folder for the model, its log and checkpoint");
+  auto* recipe = command->add_option("--recipe", a->recipe, "nanogpt-cpu: sizes and schedule");
+  command->add_option("--parameters", a->parameters, "Size the model to so many")->excludes(recipe);
+  command->add_option("--hidden", a->hidden, "Or give its hidden size")->excludes(recipe);
+  command->add_option("--embedding", a->embedding)->excludes(recipe)->check(CLI::PositiveNumber);
+  command->add_option("--layers", a->layers)->excludes(recipe)->check(CLI::Range(1, 1000));
+  command->add_option("--heads", a->heads)->excludes(recipe)->check(CLI::Range(1, 1000));
+  command->add_option("--dropout", a->dropout)->check(CLI::Range(0.0, 0.99));
+  command->add_option("--batch", a->batch)->check(CLI::PositiveNumber);
+  command->add_option("--context", a->context)->check(CLI::PositiveNumber);
+  command->add_option("--steps", a->steps)->check(CLI::PositiveNumber);
+  command->add_option("--learning-rate", a->learning_rate)->check(CLI::PositiveNumber);
+  command->add_option("--warmup", a->warmup)->check(CLI::NonNegativeNumber);
+  command->add_option("--weight-decay", a->decay)->check(CLI::NonNegativeNumber);
+  command->add_option("--clip", a->clip, "Norm; 0: none")->check(CLI::NonNegativeNumber);
+  command->add_option("--evaluate-every", a->evaluate_every)->check(CLI::PositiveNumber);
+  command->add_option("--evaluation-batches", a->evaluation_batches)->check(CLI::PositiveNumber);
+  command->add_option("--patience", a->patience, "Evaluations without a better loss; 0: never stop");
+  command->add_option("--seed", a->seed);
+  command->add_option("--threads", a->threads)->check(CLI::Range(1, 1024));
+  command->add_flag("--carry-state", a->carry_state,
+                    "Read on and carry the state: truncated back-propagation");
+  command->add_flag("--resume", a->resume, "Continue from the checkpoint in --out");
+  command->callback([a] {
+    if (a->out.empty()) a->out = a->model + "-model";
+    run(*a);
+  });
+}
+
+}  // namespace unroll::cli

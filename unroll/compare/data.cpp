@@ -1,0 +1,141 @@
+#include <unroll/compare/data.h>
+#include <unroll/io/csv.h>
+#include <unroll/io/text.h>
+#include <unroll/ops/arithmetic.h>
+#include <unroll/ops/loss.h>
+#include <unroll/ops/reduce.h>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include <cmath>
+
+namespace unroll {
+namespace {
+
+using Json = nlohmann::json;
+
+constexpr const char* default_text = "/usr/share/common-licenses/GPL-3";
+constexpr double train_share = 0.9;
+
+std::function<double(SequenceModel&)> fixed_evaluation(const TrainTask& held_out, int batches) {
+  return [held_out, batches](SequenceModel& model) {
+    return mean_loss(model, held_out, Generator(7), batches);
+  };
+}
+
+struct TextData {
+  std::vector<std::int64_t> train, held_out;
+};
+
+CompareData text_data(const CompareOptions& options, std::int64_t batch, std::int64_t context,
+                      int evaluation_batches, Json& description) {
+  const std::filesystem::path path = options.text.empty() ? default_text : options.text;
+  const std::string text = read_text(path);
+  const Vocabulary vocabulary = Vocabulary::characters(text);
+  const std::vector<std::int64_t> tokens = vocabulary.encode(text);
+  const auto data = std::make_shared<TextData>();
+  const auto cut = tokens.begin() +
+                   static_cast<std::ptrdiff_t>(train_share * static_cast<double>(tokens.size()));
+  data->train.assign(tokens.begin(), cut);
+  data->held_out.assign(cut, tokens.end());
+
+  CompareData result;
+  result.owner = data;
+  const RandomWindows train(data->train, batch, context), held(data->held_out, batch, context);
+  result.task.next = [train](Generator& g) { return train.next(g); };
+  result.task.loss = [](const Tensor& output, const Batch& b) {
+    return cross_entropy(output, b.y);
+  };
+  TrainTask evaluation = result.task;
+  evaluation.next = [held](Generator& g) { return held.next(g); };
+  result.task.evaluate = fixed_evaluation(evaluation, evaluation_batches);
+  result.base.vocabulary = vocabulary.size();
+  result.held_out = [data](std::int64_t steps, std::int64_t b, Generator& g) {
+    return RandomWindows(data->held_out, b, steps).next(g).x;
+  };
+  const std::int64_t symbol = data->held_out[0];
+  result.last_loss = [symbol](const Tensor& last) {
+    Tensor target = Tensor::empty({last.size(0)}, DType::i64);
+    for (std::int64_t& one : target.mutable_data<std::int64_t>()) one = symbol;
+    return cross_entropy(last, target);
+  };
+  result.metric = "nats per character";
+  result.uniform_loss = std::log(static_cast<double>(vocabulary.size()));
+  description = {{"kind", "text"},
+                 {"source", path.filename().string()},
+                 {"vocabulary", vocabulary.size()},
+                 {"train_tokens", data->train.size()},
+                 {"validation_tokens", data->held_out.size()}};
+  return result;
+}
+
+CompareData series_data(const CompareOptions& options, std::int64_t batch, std::int64_t context,
+                        int evaluation_batches, Json& description) {
+  const Table table = read_csv(options.series);
+  const std::string target = options.target.empty() ? table.columns.back() : options.target;
+  table.column(target);  // names the columns there are, where it is none of them
+  const Tensor raw = table.tensor();
+  const auto rows = static_cast<std::int64_t>(train_share * static_cast<double>(raw.size(0)));
+  if (rows < 1)
+    throw DataError(error_message("compare", fmt::format("a series of {} rows", raw.size(0)),
+                                  nullptr, "Give a longer one"));
+  const Tensor series = standardize(raw, rows).first;
+  const auto column = std::find(table.columns.begin(), table.columns.end(), target) -
+                      table.columns.begin();
+  const Tensor train_rows = series.rows(0, rows).clone();
+  const Tensor held_rows = series.rows(rows, series.size(0)).clone();
+
+  CompareData result;
+  const RandomSeriesWindows train(train_rows, column, batch, context);
+  const RandomSeriesWindows held(held_rows, column, batch, context);
+  result.task.next = [train](Generator& g) { return train.next(g); };
+  result.task.loss = [](const Tensor& output, const Batch& b) { return mse_loss(output, b.y); };
+  TrainTask evaluation = result.task;
+  evaluation.next = [held](Generator& g) { return held.next(g); };
+  result.task.evaluate = fixed_evaluation(evaluation, evaluation_batches);
+  result.base.features = series.size(1);
+  result.base.outputs = 1;
+  result.held_out = [held_rows, column](std::int64_t steps, std::int64_t b, Generator& g) {
+    return RandomSeriesWindows(held_rows, column, b, steps).next(g).x;
+  };
+  result.last_loss = [](const Tensor& last) { return mean(square(last - 1.0)); };
+  result.metric = "mean squared error, standardised";
+  double squares = 0;
+  for (std::int64_t t = 0; t < held_rows.size(0); ++t) {
+    const double value = held_rows.ptr<float>()[t * series.size(1) + column];
+    squares += value * value;
+  }
+  result.uniform_loss = squares / static_cast<double>(held_rows.size(0));
+  // Predicting the present value: what any forecast must beat.
+  double persistence = 0;
+  for (std::int64_t t = 1; t < held_rows.size(0); ++t) {
+    const float* at = held_rows.ptr<float>() + t * series.size(1) + column;
+    const double d = at[0] - at[-series.size(1)];
+    persistence += d * d / static_cast<double>(held_rows.size(0) - 1);
+  }
+  description = {{"kind", "series"},
+                 {"source", options.series.filename().string()},
+                 {"target", target},
+                 {"columns", table.columns},
+                 {"train_tokens", rows},
+                 {"validation_tokens", held_rows.size(0)},
+                 {"persistence_loss", persistence}};
+  return result;
+}
+
+}  // namespace
+
+CompareData load_data(const CompareOptions& options, std::int64_t batch, std::int64_t context,
+                      int evaluation_batches, Json& description) {
+  if (!options.text.empty() && !options.series.empty())
+    fail("compare", "give a text or a series, not both");
+  CompareData data = options.series.empty()
+                         ? text_data(options, batch, context, evaluation_batches, description)
+                         : series_data(options, batch, context, evaluation_batches, description);
+  description["metric"] = data.metric;
+  description["uniform_loss"] = data.uniform_loss;
+  return data;
+}
+
+}  // namespace unroll

@@ -1,0 +1,79 @@
+#pragma once
+
+#include <unroll/train/sequence_model.h>
+
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace unroll {
+
+/// Reports how much of a probe is done, 0 to 1.
+using OnProgress = std::function<void(double)>;
+
+// --- Gradient flow: how much of a step's past a model can learn from.
+
+/// norms[k] = |d loss_T / d s_(T-k)|, k = 0 .. T-1: s is the whole state behind a step (h, or h and
+/// c, of all layers), or the vector at that step that enters a Transformer's first layer.
+struct GradientFlow {
+  std::vector<double> norms;
+};
+
+/// x [T, B] or [T, B, F]; loss takes the last output [B, O] to one element.
+GradientFlow gradient_flow(SequenceModel& model, const Tensor& x,
+                           const std::function<Tensor(const Tensor& last)>& loss);
+
+/// The same of h' = W h + x with W = radius times an orthogonal matrix: its curve is radius^k,
+/// which shows that what is measured is what theory says (Pascanu et al., 2013).
+GradientFlow linear_gradient_flow(double radius, std::int64_t steps, std::int64_t size,
+                                  Generator& generator);
+
+// --- Scaling: what a training step costs by the length of the sequence.
+
+struct ScalingPoint {
+  std::int64_t length = 0;
+  double seconds = 0;       ///< median of a forward, backward and optimizer step
+  std::int64_t bytes = 0;   ///< the most that was live, counted
+};
+struct Scaling {
+  std::vector<ScalingPoint> points;
+  double time_exponent = 0;    ///< seconds ~ length^exponent over the longer half
+  double memory_exponent = 0;
+};
+Scaling measure_scaling(const ModelConfig& config, std::span<const std::int64_t> lengths,
+                        std::int64_t batch, double seconds_a_point, Generator& generator);
+
+/// The slope of log y over log x, by least squares.
+double fitted_exponent(std::span<const double> x, std::span<const double> y);
+
+// --- Streaming: what one more step costs.
+
+struct StreamingPoint {
+  std::int64_t position = 0;    ///< steps in the past, this one included
+  double microseconds = 0;      ///< median of one step, batch 1
+  std::int64_t state_bytes = 0;
+};
+std::vector<StreamingPoint> measure_streaming(SequenceModel& model, const ModelConfig& config,
+                                              std::span<const std::int64_t> positions,
+                                              Generator& generator);
+
+// --- The adding problem: a long-range task with a known answer.
+
+/// x [T, B, 2]: a number in [0, 1) and a mark, which is 1 at one place in each half; y [B, 1] is
+/// the sum of the two marked numbers (Hochreiter, Schmidhuber, 1997, 5.4). Predicting 1 always has
+/// a mean squared error of 1/6.
+std::pair<Tensor, Tensor> adding_batch(std::int64_t length, std::int64_t batch,
+                                       Generator& generator);
+inline constexpr double adding_baseline = 1.0 / 6.0;
+
+struct AddingResult {
+  std::int64_t length = 0;
+  std::int64_t steps = 0;
+  double mse = 0;  ///< on fresh sequences
+  std::vector<std::pair<std::int64_t, double>> curve = {};  ///< step, mean training error since the last
+};
+AddingResult train_adding(ModelConfig config, std::int64_t length, std::int64_t steps,
+                          std::int64_t batch, double learning_rate, Generator& generator,
+                          const OnProgress& progress = {});
+
+}  // namespace unroll

@@ -1,0 +1,86 @@
+#include <unroll/compare/assets.h>
+#include <unroll/compare/compare.h>
+#include <unroll/graph/error.h>
+
+#include <nlohmann/json.hpp>
+
+namespace unroll {
+namespace {
+
+using Json = nlohmann::json;
+
+void replace_all(std::string& text, std::string_view what, std::string_view by) {
+  for (std::size_t at = text.find(what); at != std::string::npos;
+       at = text.find(what, at + by.size()))
+    text.replace(at, what.size(), by);
+}
+
+// JSON inside a <script>: a "</script>" in a file's name must not end it.
+std::string embeddable(const Json& json) {
+  std::string text = json.dump();
+  replace_all(text, "<", "\\u003c");
+  return text;
+}
+
+[[noreturn]] void malformed(const std::string& what) {
+  throw DataError(error_message("results", what, nullptr,
+                                "docs/results.md describes the file; `unroll compare` writes it"));
+}
+
+}  // namespace
+
+void check_results(const Json& results) {
+  try {
+    if (results.at("format") != "unroll-results-1") malformed("not results of this version");
+    results.at("task").at("source").get<std::string>();
+    results.at("task").at("metric").get<std::string>();
+    results.at("task").at("uniform_loss").get<double>();
+    results.at("machine").at("processor").get<std::string>();
+    results.at("settings").at("parameters").get<std::int64_t>();
+    if (results.at("models").empty()) malformed("no models");
+    for (const Json& model : results.at("models")) {
+      model.at("name").get<std::string>();
+      model.at("parameters").get<std::int64_t>();
+      model.at("tokens_per_second").get<double>();
+      model.at("peak_training_bytes").get<std::int64_t>();
+      model.at("best_loss");
+      if (model.at("runs").empty()) malformed("a model without runs");
+      for (const Json& run : model.at("runs")) {
+        run.at("steps").get<std::int64_t>();
+        run.at("seconds").get<double>();
+        for (const Json& p : run.at("curve"))
+          for (const char* key : {"step", "tokens", "seconds"}) p.at(key).get<double>();
+      }
+    }
+    const Json& probes = results.at("probes");
+    for (const Json& curve : probes.at("gradient_flow").at("curves")) {
+      curve.at("when").get<std::string>();
+      if (curve.at("norms").get<std::vector<double>>().empty()) malformed("an empty curve");
+    }
+    for (const Json& m : probes.at("scaling").at("models")) {
+      m.at("time_exponent").get<double>();
+      m.at("memory_exponent").get<double>();
+      for (const Json& p : m.at("points"))
+        for (const char* key : {"length", "seconds", "bytes"}) p.at(key).get<double>();
+    }
+    for (const Json& p : probes.at("streaming").at("points"))
+      for (const char* key : {"position", "microseconds", "state_bytes"}) p.at(key).get<double>();
+    probes.at("adding").at("baseline").get<double>();
+    for (const Json& p : probes.at("adding").at("points")) p.at("length").get<double>();
+  } catch (const Json::exception& error) {
+    malformed(error.what());
+  }
+}
+
+std::string report(const Json& results) {
+  check_results(results);
+  std::string page(asset("report.html"));
+  // The data last: what it holds is no placeholder.
+  replace_all(page, "/*{{report.css}}*/", asset("report.css"));
+  replace_all(page, "/*{{chart.js}}*/", asset("chart.js"));
+  replace_all(page, "/*{{report.js}}*/", asset("report.js"));
+  replace_all(page, "\"{{results}}\"", embeddable(results));
+  return page;
+}
+
+}  // namespace unroll

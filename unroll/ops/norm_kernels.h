@@ -1,0 +1,117 @@
+#pragma once
+
+#include <unroll/graph/tensor.h>
+#include <unroll/graph/threads.h>
+#include <unroll/ops/lane_loops.h>
+
+#include <algorithm>
+#include <cmath>
+
+namespace unroll::detail {
+
+/// The rows of a normalisation: x [rows, width]. RMS norm is layer norm with a mean of 0.
+struct NormShape {
+  std::int64_t rows = 0, width = 0;
+  bool centred = true;  ///< subtracts the mean
+
+  template <class F>
+  void over_rows(const F& f) const {
+    parallel_for(rows, std::max<std::int64_t>(1, 4096 / width),
+                 6.0 * static_cast<double>(rows * width), f);
+  }
+};
+
+/// y = (x - mean) rstd weight + bias; mean [rows], rstd [rows] are results too. weight and bias
+/// may be null.
+template <class T>
+void norm(const NormShape& s, double eps, const T* x, const T* weight, const T* bias, T* y, T* mean,
+          T* rstd) {
+  using L = simd::Lanes<T>;
+  const auto n = static_cast<double>(s.width);
+  s.over_rows([&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t row = begin; row < end; ++row) {
+      const T* from = x + row * s.width;
+      T* to = y + row * s.width;
+      mean[row] =
+          s.centred ? static_cast<T>(
+                          simd::sum_of<T>(s.width, [from](const auto& at) { return at(from); }) / n)
+                    : T(0);
+      const L m(mean[row]);
+      const double squares = simd::sum_of<T>(s.width, [&](const auto& at) {
+        const L d = at(from) - m;
+        return d * d;
+      });
+      rstd[row] = static_cast<T>(1 / std::sqrt(squares / n + eps));
+      const L r(rstd[row]);
+      simd::for_lanes<T>(s.width, [&](const auto& at) {
+        L value = (at(from) - m) * r;
+        if (weight != nullptr) value = value * at(weight);
+        if (bias != nullptr) value = value + at(bias);
+        at.store(to, value);
+      });
+    }
+  });
+}
+
+/// dx = rstd (a - mean(a) - z mean(a z)) with a = g weight and z = (x - mean) rstd.
+template <class T>
+void norm_backward(const NormShape& s, const T* x, const T* weight, const T* mean, const T* rstd,
+                   const T* g, T* dx) {
+  using L = simd::Lanes<T>;
+  const auto n = static_cast<double>(s.width);
+  s.over_rows([&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t row = begin; row < end; ++row) {
+      const T *from = x + row * s.width, *grad = g + row * s.width;
+      T* to = dx + row * s.width;
+      const L m(mean[row]), r(rstd[row]);
+      const auto weighted = [&](const auto& at) {
+        return weight == nullptr ? at(grad) : at(grad) * at(weight);
+      };
+      const auto sums = simd::sum_lanes<T, 2>(s.width, [&](const auto& at) {
+        const L a = weighted(at);
+        return std::array{a, L(a * ((at(from) - m) * r))};
+      });
+      const L mean_a(s.centred ? sums[0] / n : 0.0), mean_az(sums[1] / n);
+      simd::for_lanes<T>(s.width, [&](const auto& at) {
+        const L z = (at(from) - m) * r;
+        at.store(to, r * (weighted(at) - mean_a - z * mean_az));
+      });
+    }
+  });
+}
+
+/// dweight = sum over rows of g z, dbias = sum over rows of g (dbias may be null). Blocks of rows
+/// are summed in T, the blocks in double, in order.
+template <class T>
+void norm_parameters_backward(const NormShape& s, const T* x, const T* mean, const T* rstd,
+                              const T* g, T* dweight, T* dbias) {
+  const std::int64_t n = s.width;
+  const std::int64_t block = std::clamp<std::int64_t>(16384 / n, 16, 128);
+  const std::int64_t blocks = (s.rows + block - 1) / block;
+  Tensor scratch = Tensor::zeros({blocks, 2, n}, dtype_of<T>());
+  T* parts = scratch.mutable_ptr<T>();
+  parallel_for(s.rows, block, 4.0 * static_cast<double>(s.rows * n),
+               [&](std::int64_t begin, std::int64_t end) {
+                 T* __restrict weights = parts + begin / block * 2 * n;
+                 T* __restrict biases = weights + n;
+                 for (std::int64_t row = begin; row < end; ++row) {
+                   const T *from = x + row * n, *grad = g + row * n;
+                   const T m = mean[row], r = rstd[row];
+                   for (std::int64_t j = 0; j < n; ++j) {
+                     weights[j] += grad[j] * ((from[j] - m) * r);
+                     biases[j] += grad[j];
+                   }
+                 }
+               });
+  for (std::int64_t j = 0; j < n; ++j) {
+    double weight = 0, bias = 0;
+    for (std::int64_t b = 0; b < blocks; ++b) {
+      weight += static_cast<double>(parts[2 * b * n + j]);
+      bias += static_cast<double>(parts[(2 * b + 1) * n + j]);
+    }
+    dweight[j] = static_cast<T>(weight);
+    if (dbias != nullptr) dbias[j] = static_cast<T>(bias);
+  }
+}
+
+}  // namespace unroll::detail

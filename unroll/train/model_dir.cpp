@@ -1,0 +1,166 @@
+#include <unroll/graph/tape.h>
+#include <unroll/io/atomic_file.h>
+#include <unroll/io/safetensors.h>
+#include <unroll/train/model_dir.h>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <cmath>
+
+namespace unroll {
+namespace {
+
+using Json = nlohmann::json;
+
+constexpr std::pair<Positions, const char*> position_names[] = {
+    {Positions::learned, "learned"}, {Positions::rotary, "rotary"},
+    {Positions::sinusoidal, "sinusoidal"}};
+
+Json config_json(const ModelConfig& c) {
+  Json json{{"kind", to_string(c.kind)}, {"vocabulary", c.vocabulary}, {"features", c.features},
+            {"outputs", c.outputs},      {"embedding", c.embedding},   {"hidden", c.hidden},
+            {"layers", c.layers},        {"heads", c.heads},           {"context", c.context},
+            {"dropout", c.dropout},      {"bias", c.bias},             {"tied", c.tied}};
+  for (const auto& [value, name] : position_names)
+    if (value == c.positions) json["positions"] = name;
+  return json;
+}
+
+ModelConfig config_from(const Json& json) {
+  ModelConfig c;
+  c.kind = model_kind(json.at("kind").get<std::string>());
+  json.at("vocabulary").get_to(c.vocabulary);
+  json.at("features").get_to(c.features);
+  json.at("outputs").get_to(c.outputs);
+  json.at("embedding").get_to(c.embedding);
+  json.at("hidden").get_to(c.hidden);
+  json.at("layers").get_to(c.layers);
+  json.at("heads").get_to(c.heads);
+  json.at("context").get_to(c.context);
+  json.at("dropout").get_to(c.dropout);
+  json.at("bias").get_to(c.bias);
+  json.at("tied").get_to(c.tied);
+  const auto positions = json.at("positions").get<std::string>();
+  for (const auto& [value, name] : position_names)
+    if (positions == name) {
+      c.positions = value;
+      return c;
+    }
+  throw DataError(error_message("config", "unknown positions '" + positions + "'", nullptr, ""));
+}
+
+// A size from a file must not ask for more memory than any machine has.
+void check_sizes(const ModelConfig& c) {
+  constexpr std::int64_t most = 1 << 24;
+  for (std::int64_t size : {c.vocabulary, c.features, c.outputs, c.embedding, c.hidden, c.heads,
+                            c.context, static_cast<std::int64_t>(c.layers)})
+    if (size < 0 || size > most)
+      throw DataError(error_message("config", fmt::format("a size of {}", size), nullptr, ""));
+}
+
+template <class F>
+auto parsed(const std::string& where, F&& f) {
+  try {
+    return f();
+  } catch (const Json::exception& error) {
+    throw DataError(error_message("config", fmt::format("{}: {}", where, error.what()), nullptr,
+                                  "docs/models.md describes the file"));
+  }
+}
+
+std::int64_t draw(const Tensor& logits, double temperature, Generator& generator) {
+  const std::span<const float> values = logits.data<float>();
+  const auto best = std::max_element(values.begin(), values.end());
+  if (temperature == 0) return best - values.begin();
+  std::vector<double> weights;
+  double sum = 0;
+  for (float value : values)
+    sum += weights.emplace_back(std::exp((static_cast<double>(value) - *best) / temperature));
+  double left = generator.uniform() * sum;
+  for (std::size_t i = 0; i < weights.size(); ++i)
+    if ((left -= weights[i]) < 0) return static_cast<std::int64_t>(i);
+  return best - values.begin();
+}
+
+}  // namespace
+
+std::string to_json(const ModelConfig& config) { return config_json(config).dump(2); }
+
+ModelConfig config_from_json(const std::string& text) {
+  return parsed("config", [&] {
+    ModelConfig config = config_from(Json::parse(text));
+    check_sizes(config);
+    return config;
+  });
+}
+
+void save_model(const std::filesystem::path& folder, const ModelConfig& config,
+                const Vocabulary& vocabulary, const SequenceModel& model) {
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  if (error)
+    throw DataError(error_message("save_model", fmt::format("cannot make '{}': {}",
+                                                            folder.string(), error.message()),
+                                  nullptr, ""));
+  const Json json{{"format", "unroll-model-1"},
+                  {"model", config_json(config)},
+                  {"vocabulary", Json::parse(vocabulary.to_json())}};
+  save_safetensors(folder / "model.safetensors", model.state_dict());
+  write_file_atomically(folder / "config.json", json.dump(2) + "\n");
+}
+
+LanguageModel load_model(const std::filesystem::path& folder) {
+  const std::filesystem::path file = folder / "config.json";
+  const std::string text = read_text(file);
+  LanguageModel result;
+  parsed(file.string(), [&] {
+    const Json json = Json::parse(text);
+    if (json.at("format") != "unroll-model-1")
+      throw DataError(error_message("config", file.string() + ": not a model of this format",
+                                    nullptr, ""));
+    result.config = config_from_json(json.at("model").dump());
+    result.vocabulary = Vocabulary::from_json(json.at("vocabulary").dump());
+    return 0;
+  });
+  if (result.vocabulary.size() != result.config.vocabulary)
+    throw DataError(error_message(
+        "config", fmt::format("{}: {} symbols for a model of {}", file.string(),
+                              result.vocabulary.size(), result.config.vocabulary), nullptr, ""));
+  const StateDict state = load_safetensors(folder / "model.safetensors");
+  Generator generator;
+  result.model = make_model(result.config, generator);
+  result.model->load_state_dict(state);
+  result.model->eval();
+  return result;
+}
+
+std::string generate(LanguageModel& model, const std::string& prompt, std::int64_t count,
+                     double temperature, Generator& generator) {
+  if (!(temperature >= 0) || !std::isfinite(temperature))
+    fail("generate", fmt::format("temperature {} is not 0 or above", temperature));
+  if (count < 0) fail("generate", fmt::format("{} symbols", count));
+  const std::vector<std::int64_t> start = model.vocabulary.encode(prompt);
+  if (start.empty())
+    fail("generate", "an empty prompt", "Give one character or more, a newline for instance");
+  const ModelConfig& c = model.config;
+  const bool bounded = c.kind == ModelKind::transformer && c.positions == Positions::learned;
+  if (bounded && static_cast<std::int64_t>(start.size()) + count - 1 > c.context)
+    fail("generate", fmt::format("{} symbols after a prompt of {} pass the model's context of {}",
+                                 count, start.size(), c.context),
+         "Ask for fewer, or train with rotary positions");
+  const NoGrad constant;
+  model.model->eval();
+  Output step = (*model.model)(
+      Tensor::from(start, {static_cast<std::int64_t>(start.size()), 1}));
+  std::vector<std::int64_t> drawn;
+  for (std::int64_t i = 0; i < count; ++i) {
+    const std::int64_t last = step.output.size(0) - 1;
+    drawn.push_back(draw(step.output.row(last), temperature, generator));
+    if (i + 1 < count) step = (*model.model)(Tensor::from({drawn.back()}, {1, 1}), step.state);
+  }
+  return model.vocabulary.decode(drawn);
+}
+
+}  // namespace unroll

@@ -1,14 +1,13 @@
-#include "commands.h"
-
+#include <fmt/format.h>
 #include <unroll/compare/compare.h>
 #include <unroll/io/atomic_file.h>
 #include <unroll/io/text.h>
 
-#include <fmt/format.h>
-#include <nlohmann/json.hpp>
-
 #include <filesystem>
 #include <memory>
+#include <nlohmann/json.hpp>
+
+#include "commands.h"
 
 namespace unroll::cli {
 namespace {
@@ -63,8 +62,8 @@ void add_report(CLI::App& app) {
     try {
       results = nlohmann::json::parse(read_text(*file));
     } catch (const nlohmann::json::exception& error) {
-      throw DataError(error_message("report", fmt::format("'{}': {}", *file, error.what()),
-                                    nullptr, ""));
+      throw DataError(
+          error_message("report", fmt::format("'{}': {}", *file, error.what()), nullptr, ""));
     }
     const std::filesystem::path folder =
         out->empty() ? std::filesystem::path(*file).parent_path() : std::filesystem::path(*out);

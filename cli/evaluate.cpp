@@ -1,16 +1,15 @@
-#include "commands.h"
-
+#include <fmt/format.h>
 #include <unroll/graph/threads.h>
 #include <unroll/ops/loss.h>
 #include <unroll/train/model_dir.h>
 #include <unroll/train/trainer.h>
 
-#include <fmt/format.h>
-
 #include <cmath>
 #include <cstdio>
 #include <memory>
 #include <numbers>
+
+#include "commands.h"
 
 namespace unroll::cli {
 namespace {
@@ -41,14 +40,13 @@ void add_evaluate(CLI::App& app) {
     set_threads(a->threads);
     LanguageModel model = load_model(a->folder);
     const std::vector<std::int64_t> tokens = model.vocabulary.encode(read_text(a->text));
-    const auto count = static_cast<std::size_t>(
-        std::llround(a->part * static_cast<double>(tokens.size())));
+    const auto count =
+        static_cast<std::size_t>(std::llround(a->part * static_cast<double>(tokens.size())));
     const std::span<const std::int64_t> last = std::span(tokens).last(count);
     const RandomWindows windows(last, a->batch, a->context);
-    const TrainTask task{.next = [&](Generator& g) { return windows.next(g); },
-                         .loss = [](const Tensor& output, const Batch& b) {
-                           return cross_entropy(output, b.y);
-                         }};
+    const TrainTask task{
+        .next = [&](Generator& g) { return windows.next(g); },
+        .loss = [](const Tensor& output, const Batch& b) { return cross_entropy(output, b.y); }};
     const double loss = mean_loss(*model.model, task, Generator(7), a->batches);
     fmt::print("loss {:.6f} nats per character ({:.4f} bits, perplexity {:.3f})\n", loss,
                loss / std::numbers::ln2, std::exp(loss));

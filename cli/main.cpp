@@ -1,8 +1,8 @@
-#include "commands.h"
-
 #include <unroll/graph/error.h>
 
 #include <cstdio>
+
+#include "commands.h"
 
 int main(int argc, char** argv) {
   CLI::App app{"Unroll: recurrent models and Transformers on one tape"};

@@ -1,5 +1,4 @@
-#include "commands.h"
-
+#include <fmt/format.h>
 #include <unroll/graph/threads.h>
 #include <unroll/ops/loss.h>
 #include <unroll/optim/adam.h>
@@ -7,10 +6,10 @@
 #include <unroll/train/progress.h>
 #include <unroll/train/trainer.h>
 
-#include <fmt/format.h>
-
 #include <filesystem>
 #include <memory>
+
+#include "commands.h"
 
 namespace unroll::cli {
 namespace {
@@ -87,11 +86,11 @@ void run(const TrainArguments& a) {
   fmt::print("{}: {} parameters, {} training and {} held-out characters, vocabulary {}\n", a.model,
              model->parameter_count(), cut, tokens.size() - cut, vocabulary.size());
 
-  AdamW optimizer(decay_groups(model->named_parameters()),
-                  {.learning_rate = a.learning_rate, .betas = {0.9, 0.99}, .weight_decay = a.decay});
-  TrainTask task{.loss = [](const Tensor& output, const Batch& b) {
-    return cross_entropy(output, b.y);
-  }};
+  AdamW optimizer(
+      decay_groups(model->named_parameters()),
+      {.learning_rate = a.learning_rate, .betas = {0.9, 0.99}, .weight_decay = a.decay});
+  TrainTask task{
+      .loss = [](const Tensor& output, const Batch& b) { return cross_entropy(output, b.y); }};
   TrainTask held = task;
   held.next = [&](Generator& g) { return held_windows.next(g); };
   task.next = [&](Generator& g) { return a.carry_state ? stream.next() : train_windows.next(g); };
@@ -101,20 +100,20 @@ void run(const TrainArguments& a) {
     return mean_loss(m, held, Generator(7), a.evaluation_batches);
   };
   std::filesystem::create_directories(a.out);
-  const TrainResult result = train(
-      *model, optimizer, task, generator,
-      {.steps = a.steps,
-       .schedule = schedule::cosine({.rate = a.learning_rate,
-                                     .steps = a.steps,
-                                     .warmup_steps = std::min(a.warmup, a.steps / 2),
-                                     .final_rate = a.learning_rate / 10}),
-       .clip_norm = a.clip,
-       .evaluate_every = a.evaluate_every,
-       .patience = a.patience,
-       .log = a.out + "/log.jsonl",
-       .checkpoint = a.out + "/checkpoint.safetensors",
-       .resume = a.resume,
-       .label = "train " + a.model});
+  const TrainResult result =
+      train(*model, optimizer, task, generator,
+            {.steps = a.steps,
+             .schedule = schedule::cosine({.rate = a.learning_rate,
+                                           .steps = a.steps,
+                                           .warmup_steps = std::min(a.warmup, a.steps / 2),
+                                           .final_rate = a.learning_rate / 10}),
+             .clip_norm = a.clip,
+             .evaluate_every = a.evaluate_every,
+             .patience = a.patience,
+             .log = a.out + "/log.jsonl",
+             .checkpoint = a.out + "/checkpoint.safetensors",
+             .resume = a.resume,
+             .label = "train " + a.model});
   save_model(a.out, config, vocabulary, *model);
   for (const TrainPoint& p : result.curve)
     fmt::print("step {:>6}  train {:.4f}  validation {:.4f}  {:.1f} s\n", p.step, p.train_loss,
@@ -153,7 +152,8 @@ void add_train(CLI::App& app) {
   command->add_option("--clip", a->clip, "Norm; 0: none")->check(CLI::NonNegativeNumber);
   command->add_option("--evaluate-every", a->evaluate_every)->check(CLI::PositiveNumber);
   command->add_option("--evaluation-batches", a->evaluation_batches)->check(CLI::PositiveNumber);
-  command->add_option("--patience", a->patience, "Evaluations without a better loss; 0: never stop");
+  command->add_option("--patience", a->patience,
+                      "Evaluations without a better loss; 0: never stop");
   command->add_option("--seed", a->seed);
   command->add_option("--threads", a->threads)->check(CLI::Range(1, 1024));
   command->add_flag("--carry-state", a->carry_state,

@@ -1,11 +1,10 @@
+#include <fmt/format.h>
 #include <unroll/compare/probes.h>
 #include <unroll/graph/tape.h>
 #include <unroll/ops/index.h>
 #include <unroll/ops/loss.h>
 #include <unroll/optim/adam.h>
 #include <unroll/optim/clip.h>
-
-#include <fmt/format.h>
 
 namespace unroll {
 namespace {

@@ -1,3 +1,4 @@
+#include <fmt/format.h>
 #include <unroll/compare/compare.h>
 #include <unroll/compare/data.h>
 #include <unroll/compare/machine.h>
@@ -7,10 +8,8 @@
 #include <unroll/train/interrupt.h>
 #include <unroll/train/progress.h>
 
-#include <fmt/format.h>
-#include <nlohmann/json.hpp>
-
 #include <cmath>
+#include <nlohmann/json.hpp>
 
 namespace unroll {
 namespace {
@@ -29,14 +28,29 @@ struct Budget {
 
 Budget budget_of(const CompareOptions& o) {
   if (o.quick)
-    return {.batch = 8, .context = 48, .steps = 60, .evaluations = 6, .evaluation_batches = 4,
-            .flow_steps = 100, .scaling_lengths = {32, 64, 128, 256},
-            .adding_lengths = {10, 30}, .stream_positions = {1, 64, 256, 1024},
-            .scaling_seconds = 0.05, .adding_steps = 60, .adding_parameters = 5000};
-  return {.batch = 16, .context = 64, .steps = o.steps, .evaluations = 20,
-          .evaluation_batches = 16, .flow_steps = 100,
-          .scaling_lengths = {32, 64, 128, 256, 512, 1024}, .adding_lengths = {20, 50, 100},
-          .stream_positions = {1, 64, 256, 1024}, .scaling_seconds = 0.4, .adding_steps = 600,
+    return {.batch = 8,
+            .context = 48,
+            .steps = 60,
+            .evaluations = 6,
+            .evaluation_batches = 4,
+            .flow_steps = 101,
+            .scaling_lengths = {32, 64, 128, 256},
+            .adding_lengths = {10, 30},
+            .stream_positions = {1, 64, 256, 1024},
+            .scaling_seconds = 0.05,
+            .adding_steps = 60,
+            .adding_parameters = 5000};
+  return {.batch = 16,
+          .context = 64,
+          .steps = o.steps,
+          .evaluations = 20,
+          .evaluation_batches = 16,
+          .flow_steps = 101,
+          .scaling_lengths = {32, 64, 128, 256, 512, 1024},
+          .adding_lengths = {20, 50, 100},
+          .stream_positions = {1, 64, 256, 1024},
+          .scaling_seconds = 0.4,
+          .adding_steps = 600,
           .adding_parameters = 10'000};
 }
 
@@ -143,13 +157,12 @@ class Comparison {
       adding_points(options_.models[m], configs_[m], whole, adding);
     }
     Generator generator(13);
-    flows.push_back(flow_json(
-        "linear", "theory 0.8^k", linear_gradient_flow(0.8, budget_.flow_steps, 64, generator)));
-    result["probes"] = {
-        {"gradient_flow", {{"steps", budget_.flow_steps}, {"curves", flows}}},
-        {"scaling", {{"batch", scaling_batch}, {"models", scaling}}},
-        {"streaming", {{"points", streaming}}},
-        {"adding", {{"baseline", adding_baseline}, {"points", adding}}}};
+    flows.push_back(flow_json("linear", "theory 0.8^k",
+                              linear_gradient_flow(0.8, budget_.flow_steps, 64, generator)));
+    result["probes"] = {{"gradient_flow", {{"steps", budget_.flow_steps}, {"curves", flows}}},
+                        {"scaling", {{"batch", scaling_batch}, {"models", scaling}}},
+                        {"streaming", {{"points", streaming}}},
+                        {"adding", {{"baseline", adding_baseline}, {"points", adding}}}};
     return result;
   }
 
@@ -171,8 +184,8 @@ class Comparison {
   }
   // Short held-out parts bound how far back there is anything to look at.
   std::int64_t flow_steps() const {
-    return std::min<std::int64_t>(budget_.flow_steps, description_.at("validation_tokens")
-                                                              .get<std::int64_t>() - 1);
+    return std::min<std::int64_t>(budget_.flow_steps,
+                                  description_.at("validation_tokens").get<std::int64_t>() - 1);
   }
 
   Json run(const std::string& name, const ModelConfig& config, int seed, Whole& whole, Json& flows,
@@ -195,7 +208,8 @@ class Comparison {
                                       .steps = budget_.steps,
                                       .warmup_steps = std::max<std::int64_t>(1, budget_.steps / 20),
                                       .final_rate = learning_rate / 10});
-    if (options_.seconds > 0) rate = schedule::linear_warmup(20, schedule::constant(learning_rate / 2));
+    if (options_.seconds > 0)
+      rate = schedule::linear_warmup(20, schedule::constant(learning_rate / 2));
     const TrainResult trained =
         train(*model, optimizer, task, batches,
               {.steps = steps,

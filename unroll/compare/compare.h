@@ -2,9 +2,8 @@
 
 #include <unroll/train/sequence_model.h>
 
-#include <nlohmann/json_fwd.hpp>
-
 #include <filesystem>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 
@@ -16,11 +15,11 @@ struct CompareOptions {
   std::string target;            ///< a column of the series
   std::vector<std::string> models = {"rnn", "lstm", "gru", "transformer"};
   std::int64_t parameters = 200'000;
-  std::int64_t steps = 600;      ///< training steps of each model
-  double seconds = 0;            ///< training time of each model in place of steps
+  std::int64_t steps = 600;  ///< training steps of each model
+  double seconds = 0;        ///< training time of each model in place of steps
   int seeds = 1;
   int threads = 2;
-  bool quick = false;            ///< everything in under a minute
+  bool quick = false;  ///< everything in under a minute
 };
 
 /// Trains every model on the same batches and runs the probes. The result is what results.json

@@ -1,3 +1,4 @@
+#include <fmt/format.h>
 #include <unroll/compare/data.h>
 #include <unroll/io/csv.h>
 #include <unroll/io/text.h>
@@ -5,10 +6,8 @@
 #include <unroll/ops/loss.h>
 #include <unroll/ops/reduce.h>
 
-#include <fmt/format.h>
-#include <nlohmann/json.hpp>
-
 #include <cmath>
+#include <nlohmann/json.hpp>
 
 namespace unroll {
 namespace {
@@ -81,8 +80,8 @@ CompareData series_data(const CompareOptions& options, std::int64_t batch, std::
     throw DataError(error_message("compare", fmt::format("a series of {} rows", raw.size(0)),
                                   nullptr, "Give a longer one"));
   const Tensor series = standardize(raw, rows).first;
-  const auto column = std::find(table.columns.begin(), table.columns.end(), target) -
-                      table.columns.begin();
+  const auto column =
+      std::find(table.columns.begin(), table.columns.end(), target) - table.columns.begin();
   const Tensor train_rows = series.rows(0, rows).clone();
   const Tensor held_rows = series.rows(rows, series.size(0)).clone();
 

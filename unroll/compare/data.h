@@ -3,21 +3,20 @@
 #include <unroll/compare/compare.h>
 #include <unroll/train/trainer.h>
 
-#include <nlohmann/json_fwd.hpp>
-
 #include <memory>
+#include <nlohmann/json_fwd.hpp>
 
 namespace unroll {
 
 /// Real input made ready: the task, what models must take and give, and what it was.
 struct CompareData {
-  TrainTask task;       ///< next() draws training windows; evaluate() uses fixed held-out ones
-  ModelConfig base;     ///< vocabulary or features, and outputs
+  TrainTask task;    ///< next() draws training windows; evaluate() uses fixed held-out ones
+  ModelConfig base;  ///< vocabulary or features, and outputs
   /// Held-out inputs [steps, batch(, F)] and the loss of the last output, for gradient flow.
   std::function<Tensor(std::int64_t steps, std::int64_t batch, Generator&)> held_out;
   std::function<Tensor(const Tensor& last)> last_loss;
-  std::string metric;   ///< "nats per character", "mean squared error, standardised"
-  double uniform_loss = 0;  ///< of knowing nothing: log of the vocabulary; the variance
+  std::string metric;           ///< "nats per character", "mean squared error, standardised"
+  double uniform_loss = 0;      ///< of knowing nothing: log of the vocabulary; the variance
   std::shared_ptr<void> owner;  ///< keeps what the functions refer to
 };
 

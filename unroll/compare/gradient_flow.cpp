@@ -1,9 +1,9 @@
 #include <unroll/compare/probes.h>
 #include <unroll/graph/tape.h>
+#include <unroll/ops/arithmetic.h>
 #include <unroll/ops/index.h>
 #include <unroll/ops/matmul.h>
 #include <unroll/ops/reduce.h>
-#include <unroll/ops/arithmetic.h>
 
 #include <cmath>
 
@@ -65,8 +65,8 @@ GradientFlow gradient_flow(SequenceModel& model, const Tensor& x,
     std::vector<State> states;
     Output step;
     for (std::int64_t t = 0; t < steps; ++t) {
+      if (t > 0) states.push_back(step.state);
       step = model(slice(x, 0, t, t + 1), step.state);
-      states.push_back(step.state);
     }
     flow = norms_of(tape, loss(select(step.output, 0, 0)), states);
   } else {

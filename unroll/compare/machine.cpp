@@ -1,11 +1,9 @@
+#include <unistd.h>
 #include <unroll/compare/machine.h>
 #include <unroll/graph/cpu.h>
 
-#include <nlohmann/json.hpp>
-
-#include <unistd.h>
-
 #include <fstream>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <thread>
 
@@ -24,12 +22,9 @@ std::string processor_name() {
 
 nlohmann::json machine_description(int threads) {
   const std::int64_t pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGE_SIZE);
-  return {{"processor", processor_name()},
-          {"cores", std::thread::hardware_concurrency()},
-          {"memory_bytes", pages * page},
-          {"built_for", built_for()},
-          {"compiler", __VERSION__},
-          {"threads", threads}};
+  return {{"processor", processor_name()}, {"cores", std::thread::hardware_concurrency()},
+          {"memory_bytes", pages * page},  {"built_for", built_for()},
+          {"compiler", __VERSION__},       {"threads", threads}};
 }
 
 }  // namespace unroll

@@ -13,8 +13,10 @@ using OnProgress = std::function<void(double)>;
 
 // --- Gradient flow: how much of a step's past a model can learn from.
 
-/// norms[k] = |d loss_T / d s_(T-k)|, k = 0 .. T-1: s is the whole state behind a step (h, or h and
-/// c, of all layers), or the vector at that step that enters a Transformer's first layer.
+/// norms[k] = |d loss_T / d s_(T-k)|. For a recurrent model s_t is the whole state (h, or h and c,
+/// of all layers) that enters step t; for a Transformer it is the vector of step t that enters its
+/// first layer. T - k runs from the last step down to the second (to the first for a Transformer,
+/// whose first vector is an input like the others).
 struct GradientFlow {
   std::vector<double> norms;
 };
@@ -32,12 +34,12 @@ GradientFlow linear_gradient_flow(double radius, std::int64_t steps, std::int64_
 
 struct ScalingPoint {
   std::int64_t length = 0;
-  double seconds = 0;       ///< median of a forward, backward and optimizer step
-  std::int64_t bytes = 0;   ///< the most that was live, counted
+  double seconds = 0;      ///< median of a forward, backward and optimizer step
+  std::int64_t bytes = 0;  ///< the most that was live, counted
 };
 struct Scaling {
   std::vector<ScalingPoint> points;
-  double time_exponent = 0;    ///< seconds ~ length^exponent over the longer half
+  double time_exponent = 0;  ///< seconds ~ length^exponent over the longer half
   double memory_exponent = 0;
 };
 Scaling measure_scaling(const ModelConfig& config, std::span<const std::int64_t> lengths,
@@ -49,8 +51,8 @@ double fitted_exponent(std::span<const double> x, std::span<const double> y);
 // --- Streaming: what one more step costs.
 
 struct StreamingPoint {
-  std::int64_t position = 0;    ///< steps in the past, this one included
-  double microseconds = 0;      ///< median of one step, batch 1
+  std::int64_t position = 0;  ///< steps in the past, this one included
+  double microseconds = 0;    ///< median of one step, batch 1
   std::int64_t state_bytes = 0;
 };
 std::vector<StreamingPoint> measure_streaming(SequenceModel& model, const ModelConfig& config,
@@ -70,7 +72,8 @@ struct AddingResult {
   std::int64_t length = 0;
   std::int64_t steps = 0;
   double mse = 0;  ///< on fresh sequences
-  std::vector<std::pair<std::int64_t, double>> curve = {};  ///< step, mean training error since the last
+  std::vector<std::pair<std::int64_t, double>> curve =
+      {};  ///< step, mean training error since the last
 };
 AddingResult train_adding(ModelConfig config, std::int64_t length, std::int64_t steps,
                           std::int64_t batch, double learning_rate, Generator& generator,

@@ -1,6 +1,6 @@
+#include <fmt/format.h>
 #include <unroll/compare/compare.h>
 
-#include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
 namespace unroll {
@@ -22,13 +22,15 @@ std::string ratio(double value) {
 }
 
 std::string training_table(const Json& r) {
-  std::string text = fmt::format("{} on {} ({})\n", "Training", r["task"]["source"].get<std::string>(),
-                                 r["task"]["metric"].get<std::string>());
-  text += fmt::format("{:<13}{:>11}{:>8}{:>12}{:>11}{:>11}{:>13}\n", "model", "parameters",
-                      "steps", "best loss", "seconds", "tokens/s", "peak MiB");
+  std::string text =
+      fmt::format("{} on {} ({})\n", "Training", r["task"]["source"].get<std::string>(),
+                  r["task"]["metric"].get<std::string>());
+  text += fmt::format("{:<13}{:>11}{:>8}{:>12}{:>11}{:>11}{:>13}\n", "model", "parameters", "steps",
+                      "best loss", "seconds", "tokens/s", "peak MiB");
   for (const Json& m : r["models"]) {
     double seconds = 0;
-    for (const Json& run : m["runs"]) seconds += run["seconds"].get<double>() / static_cast<double>(m["runs"].size());
+    for (const Json& run : m["runs"])
+      seconds += run["seconds"].get<double>() / static_cast<double>(m["runs"].size());
     text += fmt::format("{:<13}{:>11}{:>8}{:>12}{:>11.1f}{:>11.0f}{:>13}\n",
                         m["name"].get<std::string>(), m["parameters"].get<std::int64_t>(),
                         m["runs"][0]["steps"].get<std::int64_t>(), real(m["best_loss"], 4), seconds,
@@ -40,13 +42,15 @@ std::string training_table(const Json& r) {
 std::string flow_table(const Json& r) {
   const Json& probe = r["probes"]["gradient_flow"];
   std::string text = "Gradient flow: |d loss_T / d state_(T-k)| over that of k = 0\n";
-  text += fmt::format("{:<26}{:>12}{:>12}{:>12}{:>12}\n", "model", "k = 1", "k = 10", "k = 20", "k = 50");
+  text += fmt::format("{:<26}{:>12}{:>12}{:>12}{:>12}\n", "model", "k = 1", "k = 10", "k = 20",
+                      "k = 50");
   for (const Json& curve : probe["curves"]) {
     const auto norms = curve["norms"].get<std::vector<double>>();
-    text += fmt::format("{:<26}", curve["model"].get<std::string>() + ", " +
-                                      curve["when"].get<std::string>());
+    text += fmt::format(
+        "{:<26}", curve["model"].get<std::string>() + ", " + curve["when"].get<std::string>());
     for (std::size_t k : {1, 10, 20, 50})
-      text += fmt::format("{:>12}", k < norms.size() && norms[0] > 0 ? ratio(norms[k] / norms[0]) : "-");
+      text += fmt::format("{:>12}",
+                          k < norms.size() && norms[0] > 0 ? ratio(norms[k] / norms[0]) : "-");
     text += '\n';
   }
   return text;
@@ -56,7 +60,8 @@ std::string scaling_table(const Json& r) {
   const Json& models = r["probes"]["scaling"]["models"];
   std::string text = "Scaling of a training step: ms | MiB by length, and fitted exponents\n";
   text += fmt::format("{:<13}", "model");
-  for (const Json& p : models[0]["points"]) text += fmt::format("{:>16}", p["length"].get<std::int64_t>());
+  for (const Json& p : models[0]["points"])
+    text += fmt::format("{:>16}", p["length"].get<std::int64_t>());
   text += fmt::format("{:>9}{:>9}\n", "time", "memory");
   for (const Json& m : models) {
     text += fmt::format("{:<13}", m["model"].get<std::string>());
@@ -77,24 +82,27 @@ std::string streaming_table(const Json& r) {
       model = p["model"];
       text += fmt::format("{}{:<13}", text.back() == '\n' ? "" : "\n", model);
     }
-    text += fmt::format("{:>24}", fmt::format("{}: {:.0f} ({:.1f})", p["position"].get<std::int64_t>(),
-                                              p["microseconds"].get<double>(),
-                                              p["state_bytes"].get<double>() / 1024));
+    text +=
+        fmt::format("{:>24}", fmt::format("{}: {:.0f} ({:.1f})", p["position"].get<std::int64_t>(),
+                                          p["microseconds"].get<double>(),
+                                          p["state_bytes"].get<double>() / 1024));
   }
   return text + "\n";
 }
 
 std::string adding_table(const Json& r) {
   const Json& probe = r["probes"]["adding"];
-  std::string text = fmt::format("Adding problem: mean squared error by length (predicting 1: {:.4f})\n",
-                                 probe["baseline"].get<double>());
+  std::string text =
+      fmt::format("Adding problem: mean squared error by length (predicting 1: {:.4f})\n",
+                  probe["baseline"].get<double>());
   std::string model;
   for (const Json& p : probe["points"]) {
     if (p["model"] != model) {
       model = p["model"];
       text += fmt::format("{}{:<13}", text.back() == '\n' ? "" : "\n", model);
     }
-    text += fmt::format("{:>18}", fmt::format("T {}: {}", p["length"].get<std::int64_t>(), real(p["mse"], 4)));
+    text += fmt::format(
+        "{:>18}", fmt::format("T {}: {}", p["length"].get<std::int64_t>(), real(p["mse"], 4)));
   }
   return text + "\n";
 }

@@ -16,8 +16,8 @@ struct Accumulate : OpRecord<Accumulate> {
   const char* name() const override { return "accumulate"; }
   void infer(Args in, std::span<Spec> out) const override {
     if (in[0].shape() != in[1].shape() || in[0].dtype() != in[1].dtype())
-      fail_shape(name(), "gradients " + to_string(in[0]) + " and " + to_string(in[1]) +
-                             " for one value");
+      fail_shape(name(),
+                 "gradients " + to_string(in[0]) + " and " + to_string(in[1]) + " for one value");
     out[0] = in[0].spec();
   }
   void forward(Args in, std::span<Tensor> out) const override {

@@ -1,6 +1,5 @@
-#include <unroll/graph/error.h>
-
 #include <fmt/format.h>
+#include <unroll/graph/error.h>
 
 namespace unroll {
 

@@ -1,8 +1,7 @@
+#include <fmt/format.h>
 #include <unroll/graph/cpu.h>
 #include <unroll/graph/error.h>
 #include <unroll/graph/memory.h>
-
-#include <fmt/format.h>
 
 #include <bit>
 #include <cstdlib>
@@ -86,10 +85,11 @@ Buffer* Buffer::allocate(std::size_t bytes) {
     void* memory = std::aligned_alloc(alignof(Buffer), sizeof(Buffer) + capacity);
     if (memory == nullptr) {
       const MemoryStats stats = memory_stats();
-      fail("memory", fmt::format("{} bytes asked, {} live (values {}, gradients {}, parameters {}, "
-                                 "optimizer {}), none left",
-                                 capacity, stats.live, stats.live_by_kind[0], stats.live_by_kind[1],
-                                 stats.live_by_kind[2], stats.live_by_kind[3]),
+      fail("memory",
+           fmt::format("{} bytes asked, {} live (values {}, gradients {}, parameters {}, "
+                       "optimizer {}), none left",
+                       capacity, stats.live, stats.live_by_kind[0], stats.live_by_kind[1],
+                       stats.live_by_kind[2], stats.live_by_kind[3]),
            fmt::format("Use a smaller batch or a shorter sequence (built for {})", built_for()));
     }
     block = new (memory) Buffer;

@@ -12,8 +12,8 @@ Parameter::Parameter(const Tensor& initial) : state_(std::make_shared<ParameterS
 
 void Parameter::set_value(const Tensor& value) {
   if (value.shape() != shape())
-    fail_shape("parameter", "a value " + to_string(value) + " for a parameter " +
-                                to_string(state_->value));
+    fail_shape("parameter",
+               "a value " + to_string(value) + " for a parameter " + to_string(state_->value));
   const MemoryScope scope(MemoryKind::parameter);
   state_->value = value.clone();
   ++state_->version;

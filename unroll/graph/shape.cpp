@@ -1,8 +1,7 @@
-#include <unroll/graph/error.h>
-#include <unroll/graph/shape.h>
-
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <unroll/graph/error.h>
+#include <unroll/graph/shape.h>
 
 #include <algorithm>
 

@@ -1,8 +1,7 @@
+#include <fmt/format.h>
 #include <unroll/graph/accumulate.h>
 #include <unroll/graph/tape.h>
 #include <unroll/graph/threads.h>
-
-#include <fmt/format.h>
 
 #include <algorithm>
 #include <atomic>
@@ -29,8 +28,7 @@ bool all_finite(const Tensor& tensor) {
 
 std::string shapes_of(Args args) {
   std::string text;
-  for (std::size_t i = 0; i < args.size(); ++i)
-    text += (i == 0 ? "" : ", ") + to_string(args[i]);
+  for (std::size_t i = 0; i < args.size(); ++i) text += (i == 0 ? "" : ", ") + to_string(args[i]);
   return text;
 }
 
@@ -49,7 +47,8 @@ class CurrentTape {
 }  // namespace
 
 void Op::vjp(Vjp&) const {
-  fail(name(), "has no gradient", "Compose it from other ops, or give it a vjp (docs/extending.md)");
+  fail(name(), "has no gradient",
+       "Compose it from other ops, or give it a vjp (docs/extending.md)");
 }
 
 NoGrad::NoGrad() : saved_(std::exchange(current_tape, nullptr)) {}
@@ -58,8 +57,7 @@ NoGrad::~NoGrad() { current_tape = saved_; }
 void apply(const Op& op, Args in, std::span<Tensor> out, const Where& where) {
   bool abstract = false;
   for (std::size_t i = 0; i < in.size(); ++i) {
-    if (!in[i].defined())
-      fail(op.name(), fmt::format("input {} is an undefined tensor", i), where);
+    if (!in[i].defined()) fail(op.name(), fmt::format("input {} is an undefined tensor", i), where);
     abstract = abstract || in[i].is_abstract();
   }
   constexpr std::size_t usual = 8;
@@ -93,8 +91,9 @@ void apply(const Op& op, Args in, std::span<Tensor> out, const Where& where) {
   if (current_tape->checks_numbers())
     for (const Tensor& tensor : out)
       if (!all_finite(tensor))
-        fail(op.name(), fmt::format("the result {} of {} is not finite", to_string(tensor),
-                                    shapes_of(in)), where);
+        fail(op.name(),
+             fmt::format("the result {} of {} is not finite", to_string(tensor), shapes_of(in)),
+             where);
   current_tape->record(op, in, out, where);
 }
 
@@ -205,8 +204,9 @@ void Tape::rewind(const Mark& mark) {
 std::uint32_t Tape::value_of(const Tensor& tensor, const char* what) const {
   if (owns(tensor)) return tensor.ref().value;
   const bool other = tensor.ref().tape != 0;
-  fail("tape", fmt::format("{} {} was {} this tape", what, to_string(tensor),
-                           other ? "recorded on another tape than" : "not recorded on"),
+  fail("tape",
+       fmt::format("{} {} was {} this tape", what, to_string(tensor),
+                   other ? "recorded on another tape than" : "not recorded on"),
        other ? "A tape ends with its scope; compute the value while this tape lives"
              : "It depends on no parameter and no watched value, or was computed without a tape");
 }
@@ -265,8 +265,9 @@ void Tape::step_back(std::size_t n, Grads& grads) {
     Tensor& part = v.result[i];
     if (!v.needed[i] || !part.defined()) continue;
     if (part.shape() != node.inputs[i].shape())
-      fail(node.op->name(), fmt::format("its vjp gives input {} a gradient {} for a value {}", i,
-                                        to_string(part), to_string(node.inputs[i])),
+      fail(node.op->name(),
+           fmt::format("its vjp gives input {} a gradient {} for a value {}", i, to_string(part),
+                       to_string(node.inputs[i])),
            node.where);
     if (part.is_abstract() && !options_.trace)
       fail(node.op->name(), "its vjp reads an input or output that keep() does not name");
@@ -347,9 +348,8 @@ std::vector<Tensor> Tape::gradient(std::span<const Tensor> outputs, std::span<co
   std::size_t above = producer_[last] + 1;
   std::vector<std::size_t> order(wrt.size());
   for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
-  std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
-    return wrt[a].ref().value > wrt[b].ref().value;
-  });
+  std::sort(order.begin(), order.end(),
+            [&](std::size_t a, std::size_t b) { return wrt[a].ref().value > wrt[b].ref().value; });
   for (std::size_t i : order) {
     const std::uint32_t value = wrt[i].ref().value;
     while (above > producer_[value] + 1u) step_back(--above, grads);

@@ -17,14 +17,14 @@ struct Node {
   static constexpr std::uint32_t constant = ~0u;
 
   const Op* op = nullptr;
-  Tensor* inputs = nullptr;          ///< those that op->keep() names; the rest abstract
-  Tensor* outputs = nullptr;         ///< likewise
-  std::uint32_t* edges = nullptr;    ///< per input: the value id on this tape, or `constant`
+  Tensor* inputs = nullptr;        ///< those that op->keep() names; the rest abstract
+  Tensor* outputs = nullptr;       ///< likewise
+  std::uint32_t* edges = nullptr;  ///< per input: the value id on this tape, or `constant`
   const std::shared_ptr<ParameterState>* parameter = nullptr;  ///< of a parameter's leaf
   const Tensor* foreign = nullptr;  ///< of a traced leaf: the tensor of another tape behind it
   std::uint32_t input_count = 0;
   std::uint32_t output_count = 0;
-  std::uint32_t first_value = 0;     ///< value ids of the outputs follow each other
+  std::uint32_t first_value = 0;  ///< value ids of the outputs follow each other
   bool needs_grad = false;
   bool consumed = false;
   Where where;
@@ -156,8 +156,7 @@ class NoGrad {
 void apply(const Op& op, Args inputs, std::span<Tensor> outputs, const Where& where);
 
 /// The same for ops with one output.
-inline Tensor apply(const Op& op, std::initializer_list<const Tensor*> inputs,
-                    const Where& where) {
+inline Tensor apply(const Op& op, std::initializer_list<const Tensor*> inputs, const Where& where) {
   Tensor result;
   apply(op, Args({inputs.begin(), inputs.size()}), std::span(&result, 1), where);
   return result;

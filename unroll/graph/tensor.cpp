@@ -1,6 +1,5 @@
-#include <unroll/graph/tensor.h>
-
 #include <fmt/format.h>
+#include <unroll/graph/tensor.h>
 
 #include <algorithm>
 #include <cstring>

@@ -6,8 +6,8 @@
 
 namespace unroll {
 
-/// How many threads large work may use (at least 1; default 1). Results do not depend on it: work is cut by
-/// its size alone, then dealt to however many threads there are.
+/// How many threads large work may use (at least 1; default 1). Results do not depend on it: work
+/// is cut by its size alone, then dealt to however many threads there are.
 void set_threads(int count);
 int threads();
 
@@ -36,11 +36,12 @@ class FlushDenormals {
 }  // namespace detail
 
 /// Runs f(begin, end) over pieces of at most `piece` items that cover 0..count. The pieces are the
-/// same whatever the number of threads, and so are the results. `work` estimates the operations in all; small work stays on one thread.
+/// same whatever the number of threads, and so are the results. `work` estimates the operations in
+/// all; small work stays on one thread.
 template <class F>
 void parallel_for(std::int64_t count, std::int64_t piece, double work, F&& f) {
   const std::int64_t pieces = (count + piece - 1) / piece;
-  constexpr double worth_a_thread = 100e3;
+  constexpr double worth_a_thread = 1e6;  // about 100 us, some 30 times what waking a thread costs
   if (detail::thread_count == 1 || pieces < 2 || work < worth_a_thread || omp_in_parallel()) {
     for (std::int64_t i = 0; i < pieces; ++i)
       f(i * piece, (i + 1) * piece < count ? (i + 1) * piece : count);

@@ -1,9 +1,8 @@
-#include <unroll/io/atomic_file.h>
-
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <unroll/io/atomic_file.h>
 
 #include <atomic>
 #include <cerrno>

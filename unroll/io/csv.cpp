@@ -1,9 +1,8 @@
+#include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <unroll/io/csv.h>
 #include <unroll/io/fail_data.h>
 #include <unroll/io/text.h>
-
-#include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <charconv>

@@ -1,18 +1,17 @@
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
 #include <unroll/io/atomic_file.h>
 #include <unroll/io/fail_data.h>
 #include <unroll/io/safetensors.h>
-
-#include <fcntl.h>
-#include <fmt/format.h>
-#include <nlohmann/json.hpp>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <bit>
 #include <cerrno>
 #include <cstring>
 #include <functional>
+#include <nlohmann/json.hpp>
 #include <set>
 
 namespace unroll {

@@ -1,14 +1,13 @@
+#include <fmt/format.h>
 #include <unroll/io/fail_data.h>
 #include <unroll/io/text.h>
-
-#include <fmt/format.h>
-#include <nlohmann/json.hpp>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <fstream>
 #include <functional>
+#include <nlohmann/json.hpp>
 
 namespace unroll {
 namespace {

@@ -1,3 +1,4 @@
+#include <fmt/format.h>
 #include <unroll/layers/attention.h>
 #include <unroll/layers/positions.h>
 #include <unroll/ops/arithmetic.h>
@@ -5,8 +6,6 @@
 #include <unroll/ops/index.h>
 #include <unroll/ops/layout.h>
 #include <unroll/ops/matmul.h>
-
-#include <fmt/format.h>
 
 #include <cmath>
 
@@ -47,8 +46,8 @@ MultiHeadAttention::MultiHeadAttention(const MultiHeadAttentionOptions& options,
       generator_((static_cast<std::uint64_t>(generator->next()) << 32) | generator->next()) {
   const std::int64_t e = options.embed_dim;
   if (options.num_heads < 1 || e % options.num_heads != 0)
-    fail("MultiHeadAttention", fmt::format("{} heads do not divide embed_dim {}",
-                                           options.num_heads, e));
+    fail("MultiHeadAttention",
+         fmt::format("{} heads do not divide embed_dim {}", options.num_heads, e));
   if (!(options.dropout >= 0.0 && options.dropout < 1.0))
     fail("MultiHeadAttention", fmt::format("dropout {} is not in [0, 1)", options.dropout));
   // Xavier's uniform bound of the whole [3E, E] matrix, zero biases: PyTorch's start.
@@ -94,8 +93,8 @@ MultiHeadAttentionOutput MultiHeadAttention::operator()(const Tensor& input,
       return bias.defined() ? slice(bias, 0, begin, end) : Tensor();
     };
     q = select(heads(linear(x, slice(weight, 0, 0, e), bias_part(0, e), where), where), 0, 0);
-    const Tensor kv = heads(
-        linear(memory, slice(weight, 0, e, 3 * e), bias_part(e, 3 * e), where), where);
+    const Tensor kv =
+        heads(linear(memory, slice(weight, 0, e, 3 * e), bias_part(e, 3 * e), where), where);
     k = select(kv, 0, 0);
     v = select(kv, 0, 1);
   }
@@ -113,16 +112,14 @@ MultiHeadAttentionOutput MultiHeadAttention::operator()(const Tensor& input,
     const Tensor keys = key_mask(call.lengths, k.size(0), k.size(2), x.dtype(), where);
     mask = mask.defined() ? mask.to(x.dtype()) * keys : keys;
   }
-  const AttentionOutput result =
-      unroll::attention(q, k, v,
-                        {.causal = call.causal,
-                         .mask = mask,
-                         .dropout = training() ? options_.dropout : 0.0,
-                         .generator = &generator_},
-                        where);
+  const AttentionOutput result = unroll::attention(q, k, v,
+                                                   {.causal = call.causal,
+                                                    .mask = mask,
+                                                    .dropout = training() ? options_.dropout : 0.0,
+                                                    .generator = &generator_},
+                                                   where);
   // [B, heads, T, D] -> [T, B, E]
-  const Tensor joined =
-      reshape(permute(result.output, {2, 0, 1, 3}, where), x.shape(), where);
+  const Tensor joined = reshape(permute(result.output, {2, 0, 1, 3}, where), x.shape(), where);
   Tensor output = out_proj(joined, where);
   if (options_.batch_first) output = transpose(output, 0, 1);
   return {output, call.need_weights ? result.weights : Tensor(), {k, v}};

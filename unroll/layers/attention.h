@@ -16,7 +16,7 @@ struct MultiHeadAttentionOptions {
 };
 
 struct AttentionCall {
-  Tensor memory = {};   ///< keys and values come from here (cross-attention); undefined: from x
+  Tensor memory = {};  ///< keys and values come from here (cross-attention); undefined: from x
   bool causal = false;
   Tensor lengths = {};  ///< [B] i64: keys behind a row's length are hidden
   Tensor mask = {};     ///< 1 where a key may be seen; broadcasts to [B, heads, T_q, T_k]
@@ -28,7 +28,8 @@ struct AttentionCall {
 struct MultiHeadAttentionOutput {
   Tensor output;   ///< as x
   Tensor weights;  ///< [B, heads, T_q, T_k] where asked for
-  State cache;     ///< keys and values, those of the cache first; only where a cache was passed or asked
+  State
+      cache;  ///< keys and values, those of the cache first; only where a cache was passed or asked
 };
 
 /// Vaswani et al., 2017, 3.2.2. Parameters have PyTorch's names: in_proj_weight [3E, E] (queries,
@@ -38,7 +39,8 @@ class MultiHeadAttention : public Module {
   Parameter in_proj_weight, in_proj_bias;
   Linear out_proj;
 
-  explicit MultiHeadAttention(const MultiHeadAttentionOptions& options, GeneratorRef generator = {});
+  explicit MultiHeadAttention(const MultiHeadAttentionOptions& options,
+                              GeneratorRef generator = {});
 
   /// x [T, B, E] (or [B, T, E] where batch_first) -> output of the same shape.
   MultiHeadAttentionOutput operator()(const Tensor& x, const AttentionCall& call = {},

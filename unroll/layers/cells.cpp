@@ -1,9 +1,8 @@
+#include <fmt/format.h>
 #include <unroll/layers/cells.h>
 #include <unroll/ops/index.h>
 #include <unroll/ops/matmul.h>
 #include <unroll/ops/pointwise.h>
-
-#include <fmt/format.h>
 
 #include <cmath>
 
@@ -92,8 +91,7 @@ LSTMCell::LSTMCell(const LSTMCellOptions& options, GeneratorRef generator) : opt
 }
 
 Output LSTMCell::operator()(const Tensor& x, const State& state) const {
-  const auto [i, f, g, o] =
-      chunk<4>(gates(x, state[0], weight_ih, weight_hh, bias_ih, bias_hh));
+  const auto [i, f, g, o] = chunk<4>(gates(x, state[0], weight_ih, weight_hh, bias_ih, bias_hh));
   const auto [h, c] = pointwise(
       "lstm",
       [](auto i, auto f, auto g, auto o, auto c0) {
@@ -162,7 +160,8 @@ Output GRUCell::operator()(const Tensor& x, const State& state) const {
   const Tensor reset = Tensor(r) * h;
   const Tensor h_n = linear(reset, n_weight, n_bias);
   const Tensor next = pointwise(
-      "gru", [](auto xn, auto hn, auto z, auto h) {
+      "gru",
+      [](auto xn, auto hn, auto z, auto h) {
         const auto n = tanh(xn + hn);
         return n + z * (h - n);
       },

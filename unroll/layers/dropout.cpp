@@ -1,7 +1,6 @@
+#include <fmt/format.h>
 #include <unroll/layers/dropout.h>
 #include <unroll/ops/dropout.h>
-
-#include <fmt/format.h>
 
 namespace unroll {
 

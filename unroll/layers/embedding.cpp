@@ -1,7 +1,6 @@
+#include <fmt/format.h>
 #include <unroll/layers/embedding.h>
 #include <unroll/ops/embedding.h>
-
-#include <fmt/format.h>
 
 namespace unroll {
 
@@ -9,8 +8,7 @@ Embedding::Embedding(const EmbeddingOptions& options, GeneratorRef generator) {
   if (options.num_embeddings < 1 || options.embedding_dim < 1)
     fail("Embedding", fmt::format("sizes must be positive, got {} x {}", options.num_embeddings,
                                   options.embedding_dim));
-  weight =
-      Parameter(generator->normal({options.num_embeddings, options.embedding_dim}, 0.0, 1.0));
+  weight = Parameter(generator->normal({options.num_embeddings, options.embedding_dim}, 0.0, 1.0));
   add("weight", weight);
 }
 

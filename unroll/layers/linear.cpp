@@ -1,7 +1,6 @@
+#include <fmt/format.h>
 #include <unroll/layers/linear.h>
 #include <unroll/ops/matmul.h>
-
-#include <fmt/format.h>
 
 #include <cmath>
 
@@ -12,8 +11,8 @@ Linear::Linear(const LinearOptions& options, GeneratorRef generator) {
     fail("Linear", fmt::format("sizes must be positive, got {} -> {}", options.in_features,
                                options.out_features));
   const double bound = 1.0 / std::sqrt(static_cast<double>(options.in_features));
-  weight = Parameter(
-      generator->uniform({options.out_features, options.in_features}, -bound, bound));
+  weight =
+      Parameter(generator->uniform({options.out_features, options.in_features}, -bound, bound));
   if (options.bias) bias = Parameter(generator->uniform({options.out_features}, -bound, bound));
   add("weight", weight);
   add("bias", bias);

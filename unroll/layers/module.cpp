@@ -1,6 +1,5 @@
-#include <unroll/layers/module.h>
-
 #include <fmt/format.h>
+#include <unroll/layers/module.h>
 
 #include <algorithm>
 #include <set>
@@ -100,10 +99,8 @@ void Module::load_state_dict(const StateDict& state) {
   }
   for (const auto& [name, value] : state)
     if (!known.contains(name)) problems += fmt::format("\n  '{}' is not part of the model", name);
-  if (!problems.empty())
-    fail("load_state_dict", "the values do not fit the model:" + problems);
-  for (auto& [name, parameter] : all)
-    parameter.set_value(state.at(name).to(parameter.dtype()));
+  if (!problems.empty()) fail("load_state_dict", "the values do not fit the model:" + problems);
+  for (auto& [name, parameter] : all) parameter.set_value(state.at(name).to(parameter.dtype()));
 }
 
 std::vector<std::pair<std::string, Generator*>> Module::generators() {
@@ -120,7 +117,8 @@ void Module::summarize(const std::string& name, int depth, std::string& text) co
   for (const auto& [key, parameter] : parameters_) {
     if (!parameter->defined()) continue;
     own += parameter->numel();
-    shapes += fmt::format("{}{} {}", shapes.empty() ? "" : ", ", key, to_string(parameter->shape()));
+    shapes +=
+        fmt::format("{}{} {}", shapes.empty() ? "" : ", ", key, to_string(parameter->shape()));
   }
   const std::string label = std::string(static_cast<std::size_t>(2 * depth), ' ') +
                             (name.empty() ? "" : name + ": ") + describe();

@@ -1,7 +1,6 @@
+#include <fmt/format.h>
 #include <unroll/layers/norm.h>
 #include <unroll/ops/norm.h>
-
-#include <fmt/format.h>
 
 namespace unroll {
 

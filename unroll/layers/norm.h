@@ -7,7 +7,7 @@ namespace unroll {
 struct NormOptions {
   std::int64_t size = 0;  ///< of the last axis
   double eps = 1e-5;
-  bool bias = true;       ///< LayerNorm only
+  bool bias = true;  ///< LayerNorm only
 };
 
 /// (x - mean) / sqrt(var + eps) * weight + bias over the last axis (Ba, Kiros, Hinton, 2016).

@@ -1,8 +1,7 @@
+#include <fmt/format.h>
 #include <unroll/layers/positions.h>
 #include <unroll/ops/arithmetic.h>
 #include <unroll/ops/index.h>
-
-#include <fmt/format.h>
 
 #include <cmath>
 

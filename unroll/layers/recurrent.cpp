@@ -1,8 +1,7 @@
+#include <fmt/format.h>
 #include <unroll/layers/recurrent.h>
 #include <unroll/ops/index.h>
 #include <unroll/ops/layout.h>
-
-#include <fmt/format.h>
 
 namespace unroll {
 
@@ -20,8 +19,7 @@ void RecurrentLayer::build(const Common& common, GeneratorRef generator, Make ma
   for (int layer = 0; layer < common.num_layers; ++layer) {
     for (int direction = 0; direction < directions_; ++direction) {
       auto cell = make(input, generator);
-      const std::string suffix =
-          fmt::format("_l{}{}", layer, direction == 1 ? "_reverse" : "");
+      const std::string suffix = fmt::format("_l{}{}", layer, direction == 1 ? "_reverse" : "");
       add("weight_ih" + suffix, cell->weight_ih);
       add("weight_hh" + suffix, cell->weight_hh);
       add("bias_ih" + suffix, cell->bias_ih);
@@ -38,8 +36,8 @@ void RecurrentLayer::build(const Common& common, GeneratorRef generator, Make ma
 State RecurrentLayer::initial_state(std::int64_t batch, DType dtype) const {
   State state = cells_[0]->initial_state(batch, dtype);
   for (Tensor& one : state)
-    one = Tensor::zeros(
-        one.shape().inserted(0, static_cast<std::int64_t>(cells_.size())), one.dtype());
+    one = Tensor::zeros(one.shape().inserted(0, static_cast<std::int64_t>(cells_.size())),
+                        one.dtype());
   return state;
 }
 
@@ -54,8 +52,9 @@ void RecurrentLayer::check(const Tensor& x, const RecurrentCall& call, const Whe
   if (call.state.empty()) return;
   const State expected = initial_state(x.size(common_.batch_first ? 0 : 1), x.dtype());
   if (call.state.size() != expected.size())
-    fail(common_.name, fmt::format("its state has {} tensors, got {}", expected.size(),
-                                   call.state.size()), where);
+    fail(common_.name,
+         fmt::format("its state has {} tensors, got {}", expected.size(), call.state.size()),
+         where);
   for (std::size_t k = 0; k < expected.size(); ++k)
     if (call.state[k].shape() != expected[k].shape())
       throw ShapeError(error_message(
@@ -83,12 +82,9 @@ Output RecurrentLayer::run(const Tensor& input, const RecurrentCall& call,
       } else {
         for (const Tensor& all : call.state) state.push_back(select(all, 0, index));
       }
-      Output result = scan([&](const Tensor& step, const State& s) { return one(step, s); }, x,
-                           state,
-                           {.lengths = call.lengths,
-                            .reverse = direction == 1,
-                            .unrolled = call.unrolled},
-                           where);
+      Output result = scan(
+          [&](const Tensor& step, const State& s) { return one(step, s); }, x, state,
+          {.lengths = call.lengths, .reverse = direction == 1, .unrolled = call.unrolled}, where);
       outputs[direction] = std::move(result.output);
       last.push_back(std::move(result.state));
     }
@@ -110,14 +106,14 @@ std::string RecurrentLayer::describe() const {
 }
 
 RNN::RNN(const RNNOptions& o, GeneratorRef generator) {
-  build({"RNN", o.input_size, o.hidden_size, o.num_layers, o.bidirectional, o.batch_first,
-         o.dropout},
-        generator, [&](std::int64_t input, GeneratorRef g) {
-          return std::make_unique<RNNCell>(
-              RNNCellOptions{
-                  .input_size = input, .hidden_size = o.hidden_size, .relu = o.relu, .bias = o.bias},
-              g);
-        });
+  build(
+      {"RNN", o.input_size, o.hidden_size, o.num_layers, o.bidirectional, o.batch_first, o.dropout},
+      generator, [&](std::int64_t input, GeneratorRef g) {
+        return std::make_unique<RNNCell>(
+            RNNCellOptions{
+                .input_size = input, .hidden_size = o.hidden_size, .relu = o.relu, .bias = o.bias},
+            g);
+      });
 }
 
 LSTM::LSTM(const LSTMOptions& o, GeneratorRef generator) {
@@ -134,15 +130,15 @@ LSTM::LSTM(const LSTMOptions& o, GeneratorRef generator) {
 }
 
 GRU::GRU(const GRUOptions& o, GeneratorRef generator) {
-  build({"GRU", o.input_size, o.hidden_size, o.num_layers, o.bidirectional, o.batch_first,
-         o.dropout},
-        generator, [&](std::int64_t input, GeneratorRef g) {
-          return std::make_unique<GRUCell>(GRUCellOptions{.input_size = input,
-                                                          .hidden_size = o.hidden_size,
-                                                          .bias = o.bias,
-                                                          .reset_before = o.reset_before},
-                                           g);
-        });
+  build(
+      {"GRU", o.input_size, o.hidden_size, o.num_layers, o.bidirectional, o.batch_first, o.dropout},
+      generator, [&](std::int64_t input, GeneratorRef g) {
+        return std::make_unique<GRUCell>(GRUCellOptions{.input_size = input,
+                                                        .hidden_size = o.hidden_size,
+                                                        .bias = o.bias,
+                                                        .reset_before = o.reset_before},
+                                         g);
+      });
 }
 
 }  // namespace unroll

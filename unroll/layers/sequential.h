@@ -11,9 +11,8 @@ namespace unroll {
 /// Layers and functions one after the other; knows how to carry the state of those that have one:
 ///
 ///     Sequential model;
-///     model.append<Embedding>(65, 128).append<LSTM>(LSTMOptions{128, 224}).append<Linear>(224, 65);
-///     auto [logits, state] = model(tokens);
-///     auto [more, next] = model(later_tokens, state);
+///     model.append<Embedding>(65, 128).append<LSTM>(LSTMOptions{128, 224}).append<Linear>(224,
+///     65); auto [logits, state] = model(tokens); auto [more, next] = model(later_tokens, state);
 class Sequential : public Module {
  public:
   /// Makes a layer in place; its name is its number, as in PyTorch.
@@ -29,7 +28,10 @@ class Sequential : public Module {
                         },
                         one.initial_state(1).size()});
     } else {
-      steps_.push_back({[&one](const Tensor& x, const State&) -> Output { return {one(x), {}}; }, 0});
+      steps_.push_back({[&one](const Tensor& x, const State&) -> Output {
+                          return {one(x), {}};
+                        },
+                        0});
     }
     return *this;
   }

@@ -1,9 +1,8 @@
+#include <fmt/format.h>
 #include <unroll/layers/transformer.h>
 #include <unroll/ops/arithmetic.h>
 #include <unroll/ops/layout.h>
 #include <unroll/ops/pointwise.h>
-
-#include <fmt/format.h>
 
 namespace unroll {
 namespace {
@@ -72,8 +71,7 @@ TransformerEncoderLayer::TransformerEncoderLayer(const TransformerOptions& o, Ge
 }
 
 Tensor TransformerEncoderLayer::feed_forward(const Tensor& x, Where where) {
-  return dropout2_(
-      feed(x, options_.activation, linear1, linear2, linear3.get(), dropout_, where));
+  return dropout2_(feed(x, options_.activation, linear1, linear2, linear3.get(), dropout_, where));
 }
 
 Output TransformerEncoderLayer::operator()(const Tensor& input, const TransformerCall& call,
@@ -123,8 +121,7 @@ TransformerDecoderLayer::TransformerDecoderLayer(const TransformerOptions& o, Ge
 }
 
 Tensor TransformerDecoderLayer::feed_forward(const Tensor& x, Where where) {
-  return dropout3_(
-      feed(x, options_.activation, linear1, linear2, linear3.get(), dropout_, where));
+  return dropout3_(feed(x, options_.activation, linear1, linear2, linear3.get(), dropout_, where));
 }
 
 Output TransformerDecoderLayer::operator()(const Tensor& input, const TransformerCall& call,
@@ -156,8 +153,8 @@ template <class Layer>
 TransformerStack<Layer>::TransformerStack(const TransformerOptions& options, GeneratorRef generator)
     : batch_first_(options.batch_first) {
   if (options.num_layers < 1)
-    fail("TransformerStack", fmt::format("num_layers must be 1 or more, got {}",
-                                         options.num_layers));
+    fail("TransformerStack",
+         fmt::format("num_layers must be 1 or more, got {}", options.num_layers));
   TransformerOptions inner = options;
   inner.batch_first = false;
   for (int i = 0; i < options.num_layers; ++i) {
@@ -174,8 +171,9 @@ template <class Layer>
 Output TransformerStack<Layer>::operator()(const Tensor& input, const TransformerCall& call,
                                            Where where) {
   if (!call.cache.empty() && call.cache.size() != 2 * layers_.size())
-    fail("TransformerStack", fmt::format("a cache of {} tensors for {} layers",
-                                         call.cache.size(), layers_.size()), where);
+    fail("TransformerStack",
+         fmt::format("a cache of {} tensors for {} layers", call.cache.size(), layers_.size()),
+         where);
   TransformerCall one = call;
   if (batch_first_ && call.memory.defined()) one.memory = transpose(call.memory, 0, 1);
   Output result{batch_first_ ? transpose(input, 0, 1) : input, {}};

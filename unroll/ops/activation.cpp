@@ -1,10 +1,9 @@
 // Functions of one tensor.
+#include <fmt/format.h>
 #include <unroll/ops/arithmetic.h>
 #include <unroll/ops/pointwise.h>
 #include <unroll/ops/samples.h>
 #include <unroll/ops/table.h>
-
-#include <fmt/format.h>
 
 #include <cmath>
 
@@ -54,16 +53,19 @@ Tensor exp(const Tensor& x, Where where) {
   return pointwise(PointwiseName("exp", where), ExpFn{}, x);
 }
 Tensor log(const Tensor& x, Where where) {
-  return pointwise(PointwiseName("log", where), [](auto v) { return log(v); }, x);
+  return pointwise(
+      PointwiseName("log", where), [](auto v) { return log(v); }, x);
 }
 Tensor sqrt(const Tensor& x, Where where) {
-  return pointwise(PointwiseName("sqrt", where), [](auto v) { return sqrt(v); }, x);
+  return pointwise(
+      PointwiseName("sqrt", where), [](auto v) { return sqrt(v); }, x);
 }
 Tensor square(const Tensor& x, Where where) {
   return pointwise(PointwiseName("square", where), SquareFn{}, x);
 }
 Tensor abs(const Tensor& x, Where where) {
-  return pointwise(PointwiseName("abs", where), [](auto v) { return abs(v); }, x);
+  return pointwise(
+      PointwiseName("abs", where), [](auto v) { return abs(v); }, x);
 }
 Tensor pow(const Tensor& x, double exponent, Where where) {
   // Whole exponents by products: they hold for negative bases too, and at 0.
@@ -79,8 +81,8 @@ Tensor pow(const Tensor& x, double exponent, Where where) {
   return pointwise(PointwiseName("pow", where), PowFn{exponent}, x);
 }
 Tensor pow(const Tensor& x, const Tensor& exponent, Where where) {
-  return pointwise(PointwiseName("pow", where),
-                   [](auto b, auto e) { return exp(log(b) * e); }, x, exponent);
+  return pointwise(
+      PointwiseName("pow", where), [](auto b, auto e) { return exp(log(b) * e); }, x, exponent);
 }
 Tensor tanh(const Tensor& x, Where where) {
   return pointwise(PointwiseName("tanh", where), TanhFn{}, x);
@@ -89,21 +91,26 @@ Tensor sigmoid(const Tensor& x, Where where) {
   return pointwise(PointwiseName("sigmoid", where), SigmoidFn{}, x);
 }
 Tensor relu(const Tensor& x, Where where) {
-  return pointwise(PointwiseName("relu", where), [](auto v) { return relu(v); }, x);
+  return pointwise(
+      PointwiseName("relu", where), [](auto v) { return relu(v); }, x);
 }
 Tensor gelu(const Tensor& x, Where where) {
-  return pointwise(PointwiseName("gelu", where), [](auto v) { return gelu(v); }, x);
+  return pointwise(
+      PointwiseName("gelu", where), [](auto v) { return gelu(v); }, x);
 }
 Tensor silu(const Tensor& x, Where where) {
-  return pointwise(PointwiseName("silu", where), [](auto v) { return silu(v); }, x);
+  return pointwise(
+      PointwiseName("silu", where), [](auto v) { return silu(v); }, x);
 }
 Tensor softplus(const Tensor& x, Where where) {
-  return pointwise(PointwiseName("softplus", where), [](auto v) { return softplus(v); }, x);
+  return pointwise(
+      PointwiseName("softplus", where), [](auto v) { return softplus(v); }, x);
 }
 Tensor clamp(const Tensor& x, double low, double high, Where where) {
   if (!(low <= high)) fail("clamp", fmt::format("low {} is above high {}", low, high), where);
-  return pointwise(PointwiseName("clamp", where),
-                   [low, high](auto v) { return minimum(maximum(v, low), high); }, x);
+  return pointwise(
+      PointwiseName("clamp", where), [low, high](auto v) { return minimum(maximum(v, low), high); },
+      x);
 }
 
 namespace {
@@ -193,8 +200,7 @@ const RegisterOp pow_row{{
                 normal_sample({{3, 5}}, [](auto in) { return pow(in[0], 6); }),
                 normal_sample({{7}}, [](auto in) { return pow(square(in[0]) + 0.5, -2); }),
                 normal_sample({{7}}, [](auto in) { return pow(square(in[0]) + 0.5, 1.7); }),
-                normal_sample({{7}, {7}},
-                              [](auto in) { return pow(square(in[0]) + 0.5, in[1]); })},
+                normal_sample({{7}, {7}}, [](auto in) { return pow(square(in[0]) + 0.5, in[1]); })},
 }};
 const RegisterOp clamp_row{{
     .name = "clamp",

@@ -43,10 +43,12 @@ Tensor sub(const Tensor& a, const Tensor& b, Where where) {
   return pointwise(PointwiseName("sub", where), SubFn{}, a, b);
 }
 Tensor mul(const Tensor& a, const Tensor& b, Where where) {
-  return pointwise(PointwiseName("mul", where), [](auto x, auto y) { return x * y; }, a, b);
+  return pointwise(
+      PointwiseName("mul", where), [](auto x, auto y) { return x * y; }, a, b);
 }
 Tensor div(const Tensor& a, const Tensor& b, Where where) {
-  return pointwise(PointwiseName("div", where), [](auto x, auto y) { return x / y; }, a, b);
+  return pointwise(
+      PointwiseName("div", where), [](auto x, auto y) { return x / y; }, a, b);
 }
 Tensor affine(const Tensor& a, double scale, double shift, Where where) {
   return pointwise(PointwiseName("affine", where), AffineFn{scale, shift}, a);
@@ -54,12 +56,12 @@ Tensor affine(const Tensor& a, double scale, double shift, Where where) {
 Tensor operator/(double a, const Tensor& b) { return div(number(b, a), b); }
 
 Tensor maximum(const Tensor& a, const Tensor& b, Where where) {
-  return pointwise(PointwiseName("maximum", where),
-                   [](auto x, auto y) { return maximum(x, y); }, a, b);
+  return pointwise(
+      PointwiseName("maximum", where), [](auto x, auto y) { return maximum(x, y); }, a, b);
 }
 Tensor minimum(const Tensor& a, const Tensor& b, Where where) {
-  return pointwise(PointwiseName("minimum", where),
-                   [](auto x, auto y) { return minimum(x, y); }, a, b);
+  return pointwise(
+      PointwiseName("minimum", where), [](auto x, auto y) { return minimum(x, y); }, a, b);
 }
 
 namespace {
@@ -71,7 +73,9 @@ const RegisterOp add_row{{
     .samples = {normal_sample({{3, 5}, {3, 5}}, [](auto in) { return add(in[0], in[1]); }),
                 normal_sample({{2, 3, 4}, {4}}, [](auto in) { return add(in[0], in[1]); }),
                 normal_sample({{3, 1}, {2, 1, 17}}, [](auto in) { return add(in[0], in[1]); })},
-    .wrong = {[] { add(Tensor::zeros({2, 3}), Tensor::zeros({2, 4})); }},
+    .wrong = {[] {
+      add(Tensor::zeros({2, 3}), Tensor::zeros({2, 4}));
+    }},
 }};
 const RegisterOp sub_row{{
     .name = "sub",
@@ -80,7 +84,9 @@ const RegisterOp sub_row{{
     .samples = {normal_sample({{3, 5}, {3, 5}}, [](auto in) { return sub(in[0], in[1]); }),
                 normal_sample({{2, 3, 4}, {4}}, [](auto in) { return sub(in[0], in[1]); }),
                 normal_sample({{3, 1}, {2, 1, 17}}, [](auto in) { return sub(in[0], in[1]); })},
-    .wrong = {[] { sub(Tensor::zeros({2, 3}), Tensor::zeros({2, 4})); }},
+    .wrong = {[] {
+      sub(Tensor::zeros({2, 3}), Tensor::zeros({2, 4}));
+    }},
 }};
 const RegisterOp mul_row{{
     .name = "mul",
@@ -89,16 +95,23 @@ const RegisterOp mul_row{{
     .samples = {normal_sample({{3, 5}, {3, 5}}, [](auto in) { return mul(in[0], in[1]); }),
                 normal_sample({{2, 3, 4}, {4}}, [](auto in) { return mul(in[0], in[1]); }),
                 normal_sample({{3, 1}, {2, 1, 17}}, [](auto in) { return mul(in[0], in[1]); })},
-    .wrong = {[] { mul(Tensor::zeros({2, 3}), Tensor::zeros({2, 4})); }},
+    .wrong = {[] {
+      mul(Tensor::zeros({2, 3}), Tensor::zeros({2, 4}));
+    }},
 }};
 const RegisterOp div_row{{
     .name = "div",
     .signature = "div(a, b)",
     .summary = "a / b",
-    .samples = {normal_sample({{3, 5}, {3, 5}}, [](auto in) { return div(in[0], square(in[1]) + 1.0); }),
-                normal_sample({{2, 3, 4}, {4}}, [](auto in) { return div(in[0], square(in[1]) + 1.0); }),
-                normal_sample({{3, 1}, {2, 1, 17}}, [](auto in) { return div(in[0], square(in[1]) + 1.0); })},
-    .wrong = {[] { div(Tensor::zeros({2, 3}), Tensor::zeros({2, 4})); }},
+    .samples = {normal_sample({{3, 5}, {3, 5}},
+                              [](auto in) { return div(in[0], square(in[1]) + 1.0); }),
+                normal_sample({{2, 3, 4}, {4}},
+                              [](auto in) { return div(in[0], square(in[1]) + 1.0); }),
+                normal_sample({{3, 1}, {2, 1, 17}},
+                              [](auto in) { return div(in[0], square(in[1]) + 1.0); })},
+    .wrong = {[] {
+      div(Tensor::zeros({2, 3}), Tensor::zeros({2, 4}));
+    }},
 }};
 const RegisterOp maximum_row{{
     .name = "maximum",
@@ -107,7 +120,9 @@ const RegisterOp maximum_row{{
     .samples = {normal_sample({{3, 5}, {3, 5}}, [](auto in) { return maximum(in[0], in[1]); }),
                 normal_sample({{2, 3, 4}, {4}}, [](auto in) { return maximum(in[0], in[1]); }),
                 normal_sample({{3, 1}, {2, 1, 17}}, [](auto in) { return maximum(in[0], in[1]); })},
-    .wrong = {[] { maximum(Tensor::zeros({2, 3}), Tensor::zeros({2, 4})); }},
+    .wrong = {[] {
+      maximum(Tensor::zeros({2, 3}), Tensor::zeros({2, 4}));
+    }},
 }};
 const RegisterOp minimum_row{{
     .name = "minimum",
@@ -116,7 +131,9 @@ const RegisterOp minimum_row{{
     .samples = {normal_sample({{3, 5}, {3, 5}}, [](auto in) { return minimum(in[0], in[1]); }),
                 normal_sample({{2, 3, 4}, {4}}, [](auto in) { return minimum(in[0], in[1]); }),
                 normal_sample({{3, 1}, {2, 1, 17}}, [](auto in) { return minimum(in[0], in[1]); })},
-    .wrong = {[] { minimum(Tensor::zeros({2, 3}), Tensor::zeros({2, 4})); }},
+    .wrong = {[] {
+      minimum(Tensor::zeros({2, 3}), Tensor::zeros({2, 4}));
+    }},
 }};
 const RegisterOp affine_row{{
     .name = "affine",

@@ -56,8 +56,7 @@ Tensor less(const Tensor& a, double b, Where where = Where::current());
 Tensor equal(const Tensor& a, const Tensor& b, Where where = Where::current());
 Tensor equal(const Tensor& a, double b, Where where = Where::current());
 /// a where mask is not 0, b elsewhere. The gradient goes where the value came from.
-Tensor where(const Tensor& mask, const Tensor& a, const Tensor& b,
-             Where caller = Where::current());
+Tensor where(const Tensor& mask, const Tensor& a, const Tensor& b, Where caller = Where::current());
 
 /// Sums `x` to `shape`, to which x's shape broadcasts from: the vjp of broadcasting.
 Tensor sum_to(const Tensor& x, const Shape& shape, Where where = Where::current());

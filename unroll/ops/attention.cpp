@@ -1,11 +1,10 @@
+#include <fmt/format.h>
 #include <unroll/graph/tape.h>
 #include <unroll/ops/attention.h>
 #include <unroll/ops/dropout.h>
 #include <unroll/ops/matmul.h>
 #include <unroll/ops/softmax.h>
 #include <unroll/ops/table.h>
-
-#include <fmt/format.h>
 
 #include <cmath>
 
@@ -16,17 +15,18 @@ AttentionOutput attention(const Tensor& q, const Tensor& k, const Tensor& v,
   const bool fits = q.rank() == 4 && k.rank() == 4 && v.shape() == k.shape() &&
                     q.size(0) == k.size(0) && q.size(1) == k.size(1) && q.size(3) == k.size(3);
   if (!fits)
-    throw ShapeError(error_message(
-        "attention",
-        fmt::format("q {}, k {} and v {} do not fit", to_string(q.shape()), to_string(k.shape()),
-                    to_string(v.shape())),
-        &where, "They are [B, heads, T, D]; k and v are alike"));
+    throw ShapeError(
+        error_message("attention",
+                      fmt::format("q {}, k {} and v {} do not fit", to_string(q.shape()),
+                                  to_string(k.shape()), to_string(v.shape())),
+                      &where, "They are [B, heads, T, D]; k and v are alike"));
   if (options.dropout > 0 && options.generator == nullptr)
     fail("attention", "dropout needs a generator", where);
   const Tensor scores = matmul(q, k, {.transpose_b = true}, where);
-  Tensor weights = softmax(scores, {.causal = options.causal,
-                                    .mask = options.mask,
-                                    .scale = 1.0 / std::sqrt(static_cast<double>(q.size(3)))},
+  Tensor weights = softmax(scores,
+                           {.causal = options.causal,
+                            .mask = options.mask,
+                            .scale = 1.0 / std::sqrt(static_cast<double>(q.size(3)))},
                            where);
   const Tensor seen = options.dropout > 0
                           ? dropout(weights, options.dropout, *options.generator, true, where)

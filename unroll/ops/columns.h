@@ -11,7 +11,7 @@ namespace unroll {
 struct Columns {
   Tensor tensor;
   std::int64_t begin = 0;
-  std::int64_t width = 0;  ///< 0: the whole tensor
+  std::int64_t width = 0;   ///< 0: the whole tensor
   operator Tensor() const;  // NOLINT: meant to convert
 };
 

@@ -12,9 +12,10 @@ template <class Compare>
 Tensor compare(const char* name, const Where& where, Compare holds, const Tensor& a,
                const Tensor& b) {
   const NoGrad constant;
-  return pointwise(PointwiseName(name, where),
-                   [holds](auto x, auto y) { return simd::where(holds(x, y), x * 0.0 + 1.0, x * 0.0); },
-                   a.detach(), b.detach());
+  return pointwise(
+      PointwiseName(name, where),
+      [holds](auto x, auto y) { return simd::where(holds(x, y), x * 0.0 + 1.0, x * 0.0); },
+      a.detach(), b.detach());
 }
 
 Tensor number(const Tensor& like, double value) { return Tensor::full({}, value, like.dtype()); }
@@ -22,20 +23,24 @@ Tensor number(const Tensor& like, double value) { return Tensor::full({}, value,
 }  // namespace
 
 Tensor greater(const Tensor& a, const Tensor& b, Where where) {
-  return compare("greater", where, [](auto x, auto y) { return x > y; }, a, b);
+  return compare(
+      "greater", where, [](auto x, auto y) { return x > y; }, a, b);
 }
 Tensor greater(const Tensor& a, double b, Where where) { return greater(a, number(a, b), where); }
 Tensor less(const Tensor& a, const Tensor& b, Where where) {
-  return compare("less", where, [](auto x, auto y) { return x < y; }, a, b);
+  return compare(
+      "less", where, [](auto x, auto y) { return x < y; }, a, b);
 }
 Tensor less(const Tensor& a, double b, Where where) { return less(a, number(a, b), where); }
 Tensor equal(const Tensor& a, const Tensor& b, Where where) {
-  return compare("equal", where, [](auto x, auto y) { return x == y; }, a, b);
+  return compare(
+      "equal", where, [](auto x, auto y) { return x == y; }, a, b);
 }
 Tensor equal(const Tensor& a, double b, Where where) { return equal(a, number(a, b), where); }
 Tensor where(const Tensor& mask, const Tensor& a, const Tensor& b, Where caller) {
-  return pointwise(PointwiseName("where", caller),
-                   [](auto m, auto x, auto y) { return where(m != 0.0, x, y); }, mask, a, b);
+  return pointwise(
+      PointwiseName("where", caller), [](auto m, auto x, auto y) { return where(m != 0.0, x, y); },
+      mask, a, b);
 }
 
 namespace {
@@ -46,7 +51,9 @@ const RegisterOp greater_row{{
     .summary = "1 where a > b, 0 elsewhere",
     .samples = {normal_sample({{3, 5}, {5}}, [](auto in) { return greater(in[0], in[1]); }),
                 normal_sample({{3, 5}}, [](auto in) { return greater(in[0], 0.0); })},
-    .wrong = {[] { greater(Tensor::zeros({2, 3}), Tensor::zeros({2, 4})); }},
+    .wrong = {[] {
+      greater(Tensor::zeros({2, 3}), Tensor::zeros({2, 4}));
+    }},
     .differentiable = false,
 }};
 const RegisterOp less_row{{
@@ -55,7 +62,9 @@ const RegisterOp less_row{{
     .summary = "1 where a < b, 0 elsewhere",
     .samples = {normal_sample({{3, 5}, {5}}, [](auto in) { return less(in[0], in[1]); }),
                 normal_sample({{3, 5}}, [](auto in) { return less(in[0], 0.0); })},
-    .wrong = {[] { less(Tensor::zeros({2, 3}), Tensor::zeros({2, 4})); }},
+    .wrong = {[] {
+      less(Tensor::zeros({2, 3}), Tensor::zeros({2, 4}));
+    }},
     .differentiable = false,
 }};
 const RegisterOp equal_row{{
@@ -64,7 +73,9 @@ const RegisterOp equal_row{{
     .summary = "1 where a = b, 0 elsewhere",
     .samples = {normal_sample({{3, 5}, {5}}, [](auto in) { return equal(in[0], in[1]); }),
                 normal_sample({{3, 5}}, [](auto in) { return equal(in[0], 0.0); })},
-    .wrong = {[] { equal(Tensor::zeros({2, 3}), Tensor::zeros({2, 4})); }},
+    .wrong = {[] {
+      equal(Tensor::zeros({2, 3}), Tensor::zeros({2, 4}));
+    }},
     .differentiable = false,
 }};
 const RegisterOp where_row{{
@@ -72,9 +83,7 @@ const RegisterOp where_row{{
     .signature = "where(mask, a, b)",
     .summary = "a where the mask is not 0, b elsewhere",
     .samples = {normal_sample({{3, 5}, {3, 5}, {5}},
-                              [](auto in) {
-                                return where(greater(in[0], 0.0), in[1], in[2]);
-                              }),
+                              [](auto in) { return where(greater(in[0], 0.0), in[1], in[2]); }),
                 normal_sample({{3, 1}, {3, 5}, {1}},
                               [](auto in) { return where(less(in[0], 0.2), in[1], in[2]); })},
 }};

@@ -1,9 +1,8 @@
+#include <fmt/format.h>
 #include <unroll/graph/tape.h>
 #include <unroll/ops/arithmetic.h>
 #include <unroll/ops/custom.h>
 #include <unroll/ops/table.h>
-
-#include <fmt/format.h>
 
 #include <memory>
 
@@ -54,8 +53,9 @@ struct FunctionOp : OpRecord<FunctionOp> {
     for (std::size_t i = 0; i < v.outputs.size(); ++i) grads.push_back(v.grad(i));
     Tensors results = f->vjp(copies(v.inputs), copies(v.outputs), grads);
     if (results.size() != v.inputs.size())
-      fail(name(), fmt::format("its vjp returns {} gradients for {} inputs", results.size(),
-                               v.inputs.size()),
+      fail(name(),
+           fmt::format("its vjp returns {} gradients for {} inputs", results.size(),
+                       v.inputs.size()),
            "Return one for every input, undefined where there is none");
     std::move(results.begin(), results.end(), v.result.begin());
   }

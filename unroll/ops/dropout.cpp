@@ -29,17 +29,20 @@ struct Dropout : OpRecord<Dropout> {
   }
   template <class T>
   void run(const T* x, std::int64_t n, T* y) const {
-    const auto threshold = static_cast<std::uint32_t>(std::min(p * 0x1p32, 0x1p32 - 1));
-    const T scale = static_cast<T>(1 / (1 - p));
-    constexpr std::int64_t batch = 256;
+    static constexpr std::int64_t batch = 256;
     parallel_for(
-        n, 16 * batch, 8.0 * static_cast<double>(n), [&](std::int64_t begin, std::int64_t end) {
+        n, 16 * batch, 8.0 * static_cast<double>(n),
+        [this, x, y](std::int64_t begin, std::int64_t end) {
+          const auto threshold = static_cast<std::uint32_t>(p * 0x1p32);
+          const T scale = static_cast<T>(1 / (1 - p));
           std::uint32_t bits[batch];
           for (std::int64_t i = begin; i < end; i += batch) {
             simd::philox<batch / 4>(seed, (first + static_cast<std::uint64_t>(i)) / 4, bits);
             const std::int64_t count = std::min(batch, end - i);
-            for (std::int64_t k = 0; k < count; ++k)
-              y[i + k] = bits[k] < threshold ? T(0) : x[i + k] * scale;
+            for (std::int64_t k = 0; k < count; ++k) {
+              const T scaled = x[i + k] * scale;  // read in any case: a loop without branches
+              y[i + k] = bits[k] < threshold ? T(0) : scaled;
+            }
           }
         });
   }

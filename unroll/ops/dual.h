@@ -60,7 +60,8 @@ Dual<V, A | B> chain(const Dual<V, A>& a, const Dual<V, B>& b, const V& value, c
       }
     };
     (one(std::integral_constant<int, I>()), ...);
-  }(std::make_integer_sequence<int, std::bit_width(A | B)>());
+  }
+  (std::make_integer_sequence<int, std::bit_width(A | B)>());
   return result;
 }
 
@@ -136,33 +137,27 @@ const auto& value_of(const Dual<V, A>& x) {
 }
 
 template <class A, class B>
-  requires(AnyDual<A> || AnyDual<B>)
-auto operator<(const A& a, const B& b) {
+requires(AnyDual<A> || AnyDual<B>) auto operator<(const A& a, const B& b) {
   return value_of(a) < value_of(b);
 }
 template <class A, class B>
-  requires(AnyDual<A> || AnyDual<B>)
-auto operator>(const A& a, const B& b) {
+requires(AnyDual<A> || AnyDual<B>) auto operator>(const A& a, const B& b) {
   return value_of(a) > value_of(b);
 }
 template <class A, class B>
-  requires(AnyDual<A> || AnyDual<B>)
-auto operator<=(const A& a, const B& b) {
+requires(AnyDual<A> || AnyDual<B>) auto operator<=(const A& a, const B& b) {
   return value_of(a) <= value_of(b);
 }
 template <class A, class B>
-  requires(AnyDual<A> || AnyDual<B>)
-auto operator>=(const A& a, const B& b) {
+requires(AnyDual<A> || AnyDual<B>) auto operator>=(const A& a, const B& b) {
   return value_of(a) >= value_of(b);
 }
 template <class A, class B>
-  requires(AnyDual<A> || AnyDual<B>)
-auto operator==(const A& a, const B& b) {
+requires(AnyDual<A> || AnyDual<B>) auto operator==(const A& a, const B& b) {
   return value_of(a) == value_of(b);
 }
 template <class A, class B>
-  requires(AnyDual<A> || AnyDual<B>)
-auto operator!=(const A& a, const B& b) {
+requires(AnyDual<A> || AnyDual<B>) auto operator!=(const A& a, const B& b) {
   return value_of(a) != value_of(b);
 }
 
@@ -178,13 +173,14 @@ D promote(const X& x) {
       return D(x);
     }
   } else {
-    return [&]<class V, unsigned A, class W, unsigned B>(const Dual<V, A>& from, const Dual<W, B>*) {
-      Dual<W, B> result{promote<W>(from.v), {}};
-      for (int i = 0; i < 32; ++i)
-        if ((A >> i) & 1u)
-          result.d[Dual<W, B>::place(i)] = promote<W>(from.d[Dual<V, A>::place(i)]);
-      return result;
-    }(x, static_cast<const D*>(nullptr));
+    return
+        [&]<class V, unsigned A, class W, unsigned B>(const Dual<V, A>& from, const Dual<W, B>*) {
+          Dual<W, B> result{promote<W>(from.v), {}};
+          for (int i = 0; i < 32; ++i)
+            if ((A >> i) & 1u)
+              result.d[Dual<W, B>::place(i)] = promote<W>(from.d[Dual<V, A>::place(i)]);
+          return result;
+        }(x, static_cast<const D*>(nullptr));
   }
 }
 
@@ -204,8 +200,7 @@ struct Common<V, C> {
   using type = V;
 };
 template <class V, unsigned A, unsigned B>
-  requires(A != B)
-struct Common<Dual<V, A>, Dual<V, B>> {
+requires(A != B) struct Common<Dual<V, A>, Dual<V, B>> {
   using type = Dual<V, A | B>;
 };
 template <class V, unsigned A>
@@ -224,10 +219,11 @@ template <class... X>
 using CommonType = typename Common<std::remove_cvref_t<X>...>::type;
 
 template <class M, class A, class B>
-  requires(AnyDual<A> || AnyDual<B>)
-auto where(const M& mask, const A& a, const B& b) {
+requires(AnyDual<A> || AnyDual<B>) auto where(const M& mask, const A& a, const B& b) {
   using R = std::conditional_t<Number<A>, B, std::conditional_t<Number<B>, A, A>>;
-  using D = typename Common<R, std::conditional_t<Number<B>, R, std::conditional_t<Number<A>, R, B>>>::type;
+  using D =
+      typename Common<R,
+                      std::conditional_t<Number<B>, R, std::conditional_t<Number<A>, R, B>>>::type;
   const D x = promote<D>(a), y = promote<D>(b);
   D result{where(mask, x.v, y.v), {}};
   for (int k = 0; k < D::size; ++k) result.d[k] = where(mask, x.d[k], y.d[k]);
@@ -287,20 +283,18 @@ Dual<V, A> abs(const Dual<V, A>& x) {
   return where(x < 0.0, -x, where(x > 0.0, x, x * 0.0));
 }
 template <class A, class B>
-  requires(AnyDual<A> || AnyDual<B>)
-auto maximum(const A& a, const B& b) {
+requires(AnyDual<A> || AnyDual<B>) auto maximum(const A& a, const B& b) {
   return where(a < b, b, a);
 }
 template <class A, class B>
-  requires(AnyDual<A> || AnyDual<B>)
-auto minimum(const A& a, const B& b) {
+requires(AnyDual<A> || AnyDual<B>) auto minimum(const A& a, const B& b) {
   return where(b < a, b, a);
 }
 
 // Composed from the above, for Lanes and Dual alike.
 template <class X>
 auto relu(const X& x) {
-  return where(x > X{} , x, x * 0.0);
+  return where(x > X{}, x, x * 0.0);
 }
 template <class X>
 auto silu(const X& x) {

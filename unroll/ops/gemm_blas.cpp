@@ -1,6 +1,5 @@
-#include <unroll/ops/gemm.h>
-
 #include <cblas.h>
+#include <unroll/ops/gemm.h>
 
 #include <algorithm>
 

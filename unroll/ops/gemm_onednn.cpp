@@ -1,9 +1,8 @@
 #ifdef UNROLL_ONEDNN
+#include <omp.h>
 #include <unroll/graph/error.h>
 #include <unroll/ops/gemm.h>
 #include <unroll/ops/onednn.h>
-
-#include <omp.h>
 
 #include <list>
 #include <string>

@@ -1,11 +1,10 @@
+#include <fmt/format.h>
 #include <unroll/graph/tape.h>
 #include <unroll/ops/arithmetic.h>
 #include <unroll/ops/gemm.h>
 #include <unroll/ops/layout.h>
 #include <unroll/ops/matmul.h>
 #include <unroll/ops/table.h>
-
-#include <fmt/format.h>
 
 #include <cstring>
 
@@ -30,16 +29,19 @@ struct Matmul : OpRecord<Matmul> {
     if (other == k_a)
       hint = transpose_b ? "Did you mean matmul(a, b) without transpose_b?"
                          : "Did you mean matmul(a, b, {.transpose_b = true})?";
-    fail_shape(name(), fmt::format("inner sizes differ: a {}{} and b {}{}", to_string(a.shape()),
-                                   transpose_a ? " transposed" : "", to_string(b.shape()),
-                                   transpose_b ? " transposed" : ""), hint);
+    fail_shape(name(),
+               fmt::format("inner sizes differ: a {}{} and b {}{}", to_string(a.shape()),
+                           transpose_a ? " transposed" : "", to_string(b.shape()),
+                           transpose_b ? " transposed" : ""),
+               hint);
   }
 
   void infer(Args in, std::span<Spec> out) const override {
     const Tensor &a = in[0], &b = in[1];
     if (a.rank() < 2 || b.rank() < 2)
-      fail_shape(name(), fmt::format("needs two axes or more, got a {} and b {}",
-                                     to_string(a.shape()), to_string(b.shape())),
+      fail_shape(name(),
+                 fmt::format("needs two axes or more, got a {} and b {}", to_string(a.shape()),
+                             to_string(b.shape())),
                  "Give a vector a row or column axis with unsqueeze()");
     if (a.dtype() != b.dtype() || !is_float(a.dtype()))
       fail(name(), fmt::format("dtypes: a {} and b {}", to_string(a), to_string(b)),
@@ -49,8 +51,9 @@ struct Matmul : OpRecord<Matmul> {
     if (k_a != k_b) fail_sizes(a, b, k_a);
     const Shape lead_a = leading(a.shape()), lead_b = leading(b.shape());
     if (lead_a.rank() > 0 && lead_b.rank() > 0 && lead_a != lead_b)
-      fail_shape(name(), fmt::format("leading axes differ: a {} and b {}", to_string(a.shape()),
-                                     to_string(b.shape())),
+      fail_shape(name(),
+                 fmt::format("leading axes differ: a {} and b {}", to_string(a.shape()),
+                             to_string(b.shape())),
                  "They must be equal, or missing on one side");
     Shape shape = lead_a.rank() > 0 ? lead_a : lead_b;
     shape = shape.inserted(shape.rank(), m);
@@ -93,8 +96,7 @@ struct Matmul : OpRecord<Matmul> {
         bias = in[2].ptr<T>();
       } else {
         g.accumulate = true;
-        std::memcpy(out.bytes(), in[2].bytes(),
-                    static_cast<std::size_t>(out.numel()) * sizeof(T));
+        std::memcpy(out.bytes(), in[2].bytes(), static_cast<std::size_t>(out.numel()) * sizeof(T));
       }
     }
     gemm(g, in[0].ptr<T>(), in[1].ptr<T>(), bias, out.mutable_ptr<T>());
@@ -105,9 +107,9 @@ struct Matmul : OpRecord<Matmul> {
   void vjp(Vjp& v) const override {
     const Tensor &a = v.inputs[0], &b = v.inputs[1], &g = v.grads[0];
     if (v.needed[0]) {
-      const Tensor grad =
-          transpose_a ? matmul(b, g, {.transpose_a = transpose_b, .transpose_b = true})
-                      : matmul(g, b, {.transpose_b = !transpose_b});
+      const Tensor grad = transpose_a
+                              ? matmul(b, g, {.transpose_a = transpose_b, .transpose_b = true})
+                              : matmul(g, b, {.transpose_b = !transpose_b});
       v.result[0] = sum_to(grad, a.shape());
     }
     if (v.needed[1]) {
@@ -115,9 +117,8 @@ struct Matmul : OpRecord<Matmul> {
       const bool fold = b.rank() == 2 && !transpose_a && a.rank() > 2;
       const Tensor rows_a = fold ? as_rows(a) : a, rows_g = fold ? as_rows(g) : g;
       const Tensor grad =
-          transpose_b
-              ? matmul(rows_g, rows_a, {.transpose_a = true, .transpose_b = transpose_a})
-              : matmul(rows_a, rows_g, {.transpose_a = !transpose_a});
+          transpose_b ? matmul(rows_g, rows_a, {.transpose_a = true, .transpose_b = transpose_a})
+                      : matmul(rows_a, rows_g, {.transpose_a = !transpose_a});
       v.result[1] = sum_to(grad, b.shape());
     }
     if (v.inputs.size() > 2 && v.needed[2]) v.result[2] = sum_to(g, v.inputs[2].shape());
@@ -150,9 +151,9 @@ OpSample sample(const Shape& a, const Shape& b, const Shape& add, bool ta, bool 
                 return inputs;
               },
           .call = [=](std::span<const Tensor> in) -> std::vector<Tensor> {
-            return {matmul(in[0], in[1], {.transpose_a = ta,
-                                          .transpose_b = tb,
-                                          .add = in.size() > 2 ? in[2] : Tensor()})};
+            return {matmul(
+                in[0], in[1],
+                {.transpose_a = ta, .transpose_b = tb, .add = in.size() > 2 ? in[2] : Tensor()})};
           }};
 }
 
@@ -166,9 +167,15 @@ const RegisterOp row{{
                 sample({2, 3, 5}, {2, 4, 5}, {2, 3, 4}, false, true),
                 sample({2, 2, 3, 2}, {2, 2, 3, 5}, {}, true, false),
                 sample({3, 5}, {2, 5, 4}, {}, false, false)},
-    .wrong = {[] { matmul(Tensor::zeros({2, 3}), Tensor::zeros({4, 3})); },
-              [] { matmul(Tensor::zeros({2, 3, 4}), Tensor::zeros({3, 4, 2})); },
-              [] { matmul(Tensor::zeros({3}), Tensor::zeros({3, 2})); }},
+    .wrong = {[] {
+                matmul(Tensor::zeros({2, 3}), Tensor::zeros({4, 3}));
+              },
+              [] {
+                matmul(Tensor::zeros({2, 3, 4}), Tensor::zeros({3, 4, 2}));
+              },
+              [] {
+                matmul(Tensor::zeros({3}), Tensor::zeros({3, 2}));
+              }},
 }};
 
 }  // namespace

@@ -10,14 +10,12 @@ inline dnnl::engine& engine() {
   return cpu;
 }
 
-inline dnnl::matmul::primitive_desc matmul(const dnnl::memory::desc& a,
-                                           const dnnl::memory::desc& b,
+inline dnnl::matmul::primitive_desc matmul(const dnnl::memory::desc& a, const dnnl::memory::desc& b,
                                            const dnnl::memory::desc* bias,
                                            const dnnl::memory::desc& c,
                                            const dnnl::primitive_attr& attributes) {
 #if DNNL_VERSION_MAJOR >= 3
-  if (bias != nullptr)
-    return dnnl::matmul::primitive_desc(engine(), a, b, *bias, c, attributes);
+  if (bias != nullptr) return dnnl::matmul::primitive_desc(engine(), a, b, *bias, c, attributes);
   return dnnl::matmul::primitive_desc(engine(), a, b, c, attributes);
 #else
   if (bias != nullptr)

@@ -1,8 +1,7 @@
+#include <fmt/format.h>
 #include <unroll/ops/index.h>
 #include <unroll/ops/pointwise.h>
 #include <unroll/ops/samples.h>
-
-#include <fmt/format.h>
 
 namespace unroll {
 
@@ -15,8 +14,9 @@ namespace detail {
 
 Columns column_chunk(const Tensor& x, int i, int n, const Where& where) {
   if (x.rank() < 1 || x.shape()[-1] % n != 0)
-    fail("chunk", fmt::format("the last axis of {} cannot be cut into {} equal parts",
-                              to_string(x), n), where);
+    fail("chunk",
+         fmt::format("the last axis of {} cannot be cut into {} equal parts", to_string(x), n),
+         where);
   const std::int64_t width = x.shape()[-1] / n;
   return {x, i * width, width};
 }
@@ -34,10 +34,11 @@ Shape pointwise_shape(const char* name, Args in, std::span<const PointwiseSlot> 
   const DType dtype = in[0].dtype();
   for (std::size_t i = 0; i < in.size(); ++i) {
     if (in[i].dtype() != dtype)
-      fail(name, fmt::format("dtypes differ: input 0 {} and input {} {}", to_string(in[0]), i,
-                             to_string(in[i])), "Convert one of them with to()");
-    if (!is_float(dtype))
-      fail(name, fmt::format("needs f32 or f64, got {}", to_string(in[0])));
+      fail(name,
+           fmt::format("dtypes differ: input 0 {} and input {} {}", to_string(in[0]), i,
+                       to_string(in[i])),
+           "Convert one of them with to()");
+    if (!is_float(dtype)) fail(name, fmt::format("needs f32 or f64, got {}", to_string(in[0])));
   }
   Shape shape = slot_shape(in, slots[0]);
   for (const PointwiseSlot& slot : slots.subspan(1))
@@ -121,8 +122,8 @@ Rows pointwise_rows(Args in, std::span<const PointwiseSlot> slots, std::span<con
   if (shape.rank() == 0) return Rows::none;
   for (const PointwiseSlot& slot : slots) {
     const Shape one = slot_shape(in, slot);
-    const bool full = one.rank() == shape.rank() && one[0] == shape[0] &&
-                      !(slot.width != 0 && one.rank() == 1);
+    const bool full =
+        one.rank() == shape.rank() && one[0] == shape[0] && !(slot.width != 0 && one.rank() == 1);
     const bool repeated = one.rank() < shape.rank() || one[0] == 1;
     if (stacked[slot.tensor] ? !full : !repeated) return Rows::none;
   }
@@ -144,8 +145,8 @@ const RegisterOp pointwise_row{{
     .samples = {normal_sample({{3, 5}, {5}},
                               [](auto in) {
                                 return pointwise(
-                                    [](auto x, auto b) { return sin(x) * exp(b) + cos(x); },
-                                    in[0], in[1]);
+                                    [](auto x, auto b) { return sin(x) * exp(b) + cos(x); }, in[0],
+                                    in[1]);
                               }),
                 normal_sample_of({{3, 8}, {3, 4}},
                                  [](auto in) -> std::vector<Tensor> {

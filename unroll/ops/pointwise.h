@@ -65,7 +65,8 @@ struct PointwiseTraits {
   static auto value_result(const F& f) {
     return [&]<std::size_t... I>(std::index_sequence<I...>) {
       return f(((void)I, simd::Lanes<T>())...);
-    }(std::make_index_sequence<NI>());
+    }
+    (std::make_index_sequence<NI>());
   }
   using Result = decltype(value_result<float>(std::declval<const F&>()));
   static constexpr bool many = requires { std::tuple_size<Result>::value; };
@@ -99,7 +100,8 @@ struct PointwiseGrad {
     return [&]<int... I>(std::integer_sequence<int, I...>) {
       const auto y = as_tuple(f(simd::Dual<V, 1u << I>{all[I], {V(1)}}...));
       return std::tuple{partial<I>(y, all)...};
-    }(std::make_integer_sequence<int, NI>());
+    }
+    (std::make_integer_sequence<int, NI>());
   }
 
   template <int I, class Y, class V, std::size_t N>
@@ -118,14 +120,18 @@ struct PointwiseGrad {
     };
     [&]<int... O>(std::integer_sequence<int, O...>) {
       (one(std::integral_constant<int, O>()), ...);
-    }(std::make_integer_sequence<int, NO>());
+    }
+    (std::make_integer_sequence<int, NO>());
     return sum;
   }
 
   template <class Out>
   static constexpr bool depends(int i) {
-    return []<class V, unsigned M>(const simd::Dual<V, M>*) { return M; }(
-               static_cast<const Out*>(nullptr)) >> i & 1u;
+    return []<class V, unsigned M>(const simd::Dual<V, M>*) {
+      return M;
+    }(static_cast<const Out*>(nullptr)) >>
+               i &
+           1u;
   }
 };
 
@@ -237,22 +243,24 @@ class PointwiseOp : public OpRecord<PointwiseOp<F, NI, NO, Order>> {
 
   // Flattened: a vector handed to a function that is not inlined would go through memory.
   template <class L, class T>
-  [[gnu::flatten]] static void run_row(const F& f, const std::array<const T*, NI>& p, const std::array<T*, NO>& q,
-               const std::array<bool, detail::PointwiseLoop::max_slots>& steps,
-               std::int64_t n) {
+  [[gnu::flatten]] static void run_row(
+      const F& f, const std::array<const T*, NI>& p, const std::array<T*, NO>& q,
+      const std::array<bool, detail::PointwiseLoop::max_slots>& steps, std::int64_t n) {
     constexpr std::int64_t lanes = L::count;
     std::int64_t i = 0;
     for (; i + lanes <= n; i += lanes)
-      step<L>(f, [&](int k) { return steps[k] ? L::load(p[k] + i) : L(*p[k]); },
-              [&](int o, const L& y) {
-                if (q[o] != nullptr) y.store(q[o] + i);
-              });
+      step<L>(
+          f, [&](int k) { return steps[k] ? L::load(p[k] + i) : L(*p[k]); },
+          [&](int o, const L& y) {
+            if (q[o] != nullptr) y.store(q[o] + i);
+          });
     if (i < n) {
       const auto rest = static_cast<std::size_t>(n - i);
-      step<L>(f, [&](int k) { return steps[k] ? L::load_first(p[k] + i, rest) : L(*p[k]); },
-              [&](int o, const L& y) {
-                if (q[o] != nullptr) y.store_first(q[o] + i, rest);
-              });
+      step<L>(
+          f, [&](int k) { return steps[k] ? L::load_first(p[k] + i, rest) : L(*p[k]); },
+          [&](int o, const L& y) {
+            if (q[o] != nullptr) y.store_first(q[o] + i, rest);
+          });
     }
   }
 
@@ -262,8 +270,10 @@ class PointwiseOp : public OpRecord<PointwiseOp<F, NI, NO, Order>> {
       const auto y = detail::as_tuple(f(load(I)...));
       [&]<int... O>(std::integer_sequence<int, O...>) {
         (store(O, simd::promote<L>(std::get<O>(y))), ...);
-      }(std::make_integer_sequence<int, NO>());
-    }(std::make_integer_sequence<int, NI>());
+      }
+      (std::make_integer_sequence<int, NO>());
+    }
+    (std::make_integer_sequence<int, NI>());
   }
 
   void derived_vjp(Vjp& v) const {
@@ -328,8 +338,7 @@ inline const Columns& as_columns(const Columns& columns) { return columns; }
 /// callable of NI values, made of arithmetic, comparisons and the functions of ops/dual.h; it
 /// returns a value or a std::tuple of values. Returns one Tensor, or a std::array of them.
 template <class F, class... X>
-  requires(sizeof...(X) > 0)
-auto pointwise(const PointwiseName& name, const F& f, const X&... x) {
+requires(sizeof...(X) > 0) auto pointwise(const PointwiseName& name, const F& f, const X&... x) {
   constexpr int ni = sizeof...(X);
   constexpr int no = detail::PointwiseTraits<F, ni>::outputs();
   using Op = PointwiseOp<F, ni, no>;
@@ -360,8 +369,8 @@ auto pointwise(const PointwiseName& name, const F& f, const X&... x) {
 }
 
 template <class F, class... X>
-  requires(!std::is_convertible_v<const F&, PointwiseName> && sizeof...(X) > 0)
-auto pointwise(const F& f, const X&... x) {
+requires(!std::is_convertible_v<const F&, PointwiseName> &&
+         sizeof...(X) > 0) auto pointwise(const F& f, const X&... x) {
   return pointwise(PointwiseName("pointwise", Where()), f, x...);
 }
 

@@ -1,10 +1,9 @@
+#include <fmt/format.h>
 #include <unroll/ops/arithmetic.h>
 #include <unroll/ops/index.h>
 #include <unroll/ops/layout.h>
 #include <unroll/ops/scan.h>
 #include <unroll/ops/scan_plan.h>
-
-#include <fmt/format.h>
 
 namespace unroll {
 namespace {
@@ -86,13 +85,14 @@ Tensor mask_of(const Tensor& lengths, const Tensor& xs, const Where& where) {
 
 // The slow twin: every op of every step on the tape.
 Output unrolled(const Cell& cell, const Tensor& xs, const State& initial, const Tensor& mask,
-                const ScanOptions& options) {
+                const ScanOptions& options, const Where& caller) {
   const std::int64_t steps = xs.size(0);
   std::vector<Tensor> outputs(static_cast<std::size_t>(steps));
   State state = initial;
   for (std::int64_t s = 0; s < steps; ++s) {
     const std::int64_t t = options.reverse ? steps - 1 - s : s;
     Output step = cell(select(xs, 0, t), state);
+    detail::check_state(state, step.state, caller);
     if (mask.defined()) {
       const auto m = [&](const Tensor& like) {
         Shape shape = mask.shape().without(0);
@@ -114,14 +114,15 @@ Output unrolled(const Cell& cell, const Tensor& xs, const State& initial, const 
 Output scan(const Cell& cell, const Tensor& xs, const State& state, const ScanOptions& options,
             Where where) {
   if (xs.rank() < 2 || xs.size(0) == 0)
-    fail("scan", fmt::format("needs a sequence [T, B, ...] of one step or more, got {}",
-                             to_string(xs)), where);
+    fail("scan",
+         fmt::format("needs a sequence [T, B, ...] of one step or more, got {}", to_string(xs)),
+         where);
   const Tensor mask = options.lengths.defined() ? mask_of(options.lengths, xs, where) : Tensor();
-  if (options.unrolled) return unrolled(cell, xs, state, mask, options);
+  if (options.unrolled) return unrolled(cell, xs, state, mask, options, where);
 
-  const auto plan = std::make_shared<const ScanPlan>(cell, xs, state, mask.defined(),
-                                                     options.reverse, where);
-  if (plan->random()) return unrolled(cell, xs, state, mask, options);
+  const auto plan =
+      std::make_shared<const ScanPlan>(cell, xs, state, mask.defined(), options.reverse, where);
+  if (plan->random()) return unrolled(cell, xs, state, mask, options, where);
   std::vector<const Tensor*> in{&xs};
   if (mask.defined()) in.push_back(&mask);
   for (const Tensor& one : state) in.push_back(&one);
@@ -129,8 +130,8 @@ Output scan(const Cell& cell, const Tensor& xs, const State& state, const ScanOp
   const Scan op(plan);
   std::vector<Tensor> out(static_cast<std::size_t>(op.outputs()));
   apply(op, Args(in), out, where);
-  return {out[0], State(out.begin() + 1, out.begin() + 1 + static_cast<std::ptrdiff_t>(
-                                                             plan->states()))};
+  return {out[0],
+          State(out.begin() + 1, out.begin() + 1 + static_cast<std::ptrdiff_t>(plan->states()))};
 }
 
 }  // namespace unroll

@@ -35,7 +35,7 @@ struct ScanOptions {
 /// forward, what the state's gradient does not depend on is taken out of it backward: the input
 /// product and every weight gradient become one product over all steps. Throws Error where the
 /// cell reads data while it is traced, or changes the shape of its state.
-Output scan(const Cell& cell, const Tensor& xs, const State& state,
-            const ScanOptions& options = {}, Where where = Where::current());
+Output scan(const Cell& cell, const Tensor& xs, const State& state, const ScanOptions& options = {},
+            Where where = Where::current());
 
 }  // namespace unroll

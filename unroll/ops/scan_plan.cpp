@@ -1,8 +1,7 @@
+#include <fmt/format.h>
 #include <unroll/ops/arithmetic.h>
 #include <unroll/ops/layout.h>
 #include <unroll/ops/scan_plan.h>
-
-#include <fmt/format.h>
 
 #include <algorithm>
 
@@ -22,6 +21,19 @@ Tensor mask_like(const Tensor& mask, const Tensor& value) {
 
 }  // namespace
 
+void check_state(const State& before, const State& after, const Where& where) {
+  if (after.size() != before.size())
+    fail("scan",
+         fmt::format("the cell takes {} state tensors and returns {}", before.size(), after.size()),
+         where);
+  for (std::size_t k = 0; k < before.size(); ++k)
+    if (after[k].shape() != before[k].shape() || after[k].dtype() != before[k].dtype())
+      fail("scan",
+           fmt::format("state {} goes in as {} and comes out as {}", k, to_string(before[k]),
+                       to_string(after[k])),
+           where, "The initial state must have the shape that the cell returns");
+}
+
 ScanPlan::ScanPlan(const Cell& cell, const Tensor& xs, const State& state, bool masked,
                    bool reverse, const Where& where)
     : masked_(masked), reverse_(reverse) {
@@ -40,25 +52,19 @@ ScanPlan::ScanPlan(const Cell& cell, const Tensor& xs, const State& state, bool 
     states_in_.push_back(before.back().ref().value);
   }
   Output step = cell(x, before);
-  if (step.state.size() != state.size())
-    fail("scan", fmt::format("the cell takes {} state tensors and returns {}", state.size(),
-                             step.state.size()), where);
-  for (std::size_t k = 0; k < state.size(); ++k)
-    if (step.state[k].shape() != state[k].shape() || step.state[k].dtype() != state[k].dtype())
-      fail("scan", fmt::format("state {} goes in as {} and comes out as {}", k,
-                               to_string(state[k]), to_string(step.state[k])), where,
-           "The initial state must have the shape that the cell returns");
+  check_state(state, step.state, where);
   if (masked) {
     const Tensor zero = Tensor::zeros({}, step.output.dtype());
     step.output = unroll::where(mask_like(mask, step.output), step.output, zero);
     for (std::size_t k = 0; k < state.size(); ++k)
-      step.state[k] =
-          unroll::where(mask_like(mask, before[k]), step.state[k], before[k]);
+      step.state[k] = unroll::where(mask_like(mask, before[k]), step.state[k], before[k]);
   }
   const auto value_of = [&](const Tensor& tensor, const char* what) {
     if (!tape_->owns(tensor))
-      fail("scan", fmt::format("the cell's {} {} does not depend on its input or state", what,
-                               to_string(tensor)), where);
+      fail("scan",
+           fmt::format("the cell's {} {} does not depend on its input or state", what,
+                       to_string(tensor)),
+           where);
     return tensor.ref().value;
   };
   output_ = value_of(step.output, "output");
@@ -115,8 +121,8 @@ void ScanPlan::trace_back(const Tape& outer, const Tensor& xs, const State& stat
     wrt.push_back(recorded(capture_values_[c]));
   }
   (void)state;
-  const std::vector<Tensor> grads = tape_->gradient(
-      outputs, wrt, {.create_graph = true, .seeds = seeds, .zeros = false});
+  const std::vector<Tensor> grads =
+      tape_->gradient(outputs, wrt, {.create_graph = true, .seeds = seeds, .zeros = false});
   const auto value_of = [&](const Tensor& grad) {
     return grad.defined() && tape_->owns(grad) ? grad.ref().value : none;
   };

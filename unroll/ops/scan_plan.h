@@ -6,6 +6,9 @@
 
 namespace unroll::detail {
 
+/// Throws Error where the state that a cell returns is not like the one it got.
+void check_state(const State& before, const State& after, const Where& where);
+
 /// How one traced step is spread over time: which nodes of the trace run once, which over all
 /// steps' rows together, and which stay in the loop.
 class ScanPlan {
@@ -56,10 +59,10 @@ class ScanPlan {
   const Node& producer(std::uint32_t value) const { return tape_->node(tape_->producer(value)); }
   Place place_of(std::uint32_t value) const { return place_[tape_->producer(value)]; }
 
-  std::unique_ptr<Tape> tape_;      // one step: forward nodes, then those of the walk back
+  std::unique_ptr<Tape> tape_;  // one step: forward nodes, then those of the walk back
   std::size_t forward_nodes_ = 0;
   bool masked_ = false, reverse_ = false, random_ = false;
-  std::vector<Place> place_;        // by node
+  std::vector<Place> place_;  // by node
   // Value ids in the trace.
   std::uint32_t x_ = none, mask_ = none, output_ = none;
   std::vector<std::uint32_t> states_in_, states_out_, capture_values_;

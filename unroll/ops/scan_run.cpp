@@ -130,8 +130,8 @@ class ScanRun {
       }
       for (std::size_t k = 0; k < plan_.states(); ++k) {
         const std::uint32_t value = plan_.state_grads_[k];
-        carried[k] = value == none ? Tensor::zeros(carried[k].shape(), carried[k].dtype())
-                                   : now_[value];
+        carried[k] =
+            value == none ? Tensor::zeros(carried[k].shape(), carried[k].dtype()) : now_[value];
       }
       // What is carried on must not be overwritten by the next step's result.
       for (std::uint32_t value : plan_.state_grads_)
@@ -201,8 +201,8 @@ class ScanRun {
     std::vector<std::uint32_t> values;
     for (std::uint32_t value = 0; value < stack_.size(); ++value)
       if (stack_[value].defined() &&
-          (in_loop_result(value) ||
-           std::binary_search(in_loop_.begin(), in_loop_.end(), value) || read_at_end(value)))
+          (in_loop_result(value) || std::binary_search(in_loop_.begin(), in_loop_.end(), value) ||
+           read_at_end(value)))
         values.push_back(value);
     return values;
   }
@@ -296,7 +296,7 @@ class ScanRun {
   void write_results(std::span<Tensor> out) {
     std::size_t next = 0;
     const int track = stack_of_output();
-    out[next++] = track < 0 ? stack_[plan_.output_]
+    out[next++] = track < 0        ? stack_[plan_.output_]
                   : plan_.reverse_ ? tracks_[track].rows(0, steps_)
                                    : tracks_[track].rows(1, steps_ + 1);
     // Copies: a state that is carried on should not keep a whole sequence alive.
@@ -393,8 +393,6 @@ void ScanPlan::infer(Args in, std::span<Spec> out) const {
 
 void ScanPlan::run(Args in, std::span<Tensor> out) const { ScanRun(*this, in).forward(out); }
 
-void ScanPlan::run_back(Args in, std::span<Tensor> out) const {
-  ScanRun(*this, in).backward(out);
-}
+void ScanPlan::run_back(Args in, std::span<Tensor> out) const { ScanRun(*this, in).backward(out); }
 
 }  // namespace unroll::detail

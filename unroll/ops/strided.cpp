@@ -180,4 +180,15 @@ void copy_strided(const Shape& shape, std::int64_t element_size, std::byte* to,
   }
 }
 
+void copy_part(const Shape& shape, int axis, Tensor& to, std::int64_t to_begin,
+               std::int64_t to_step, const Tensor& from, std::int64_t from_begin,
+               std::int64_t from_step) {
+  StridedPlace a{0, row_major(to.shape())}, b{0, row_major(from.shape())};
+  a.offset = to_begin * a.strides[axis];
+  b.offset = from_begin * b.strides[axis];
+  a.strides[axis] *= to_step;
+  b.strides[axis] *= from_step;
+  copy_strided(shape, size_of(to.dtype()), to.bytes(), a, from.bytes(), b);
+}
+
 }  // namespace unroll

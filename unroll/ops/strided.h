@@ -26,4 +26,10 @@ void copy_strided(const Shape& shape, std::int64_t element_size, std::byte* to,
                   const StridedPlace& to_place, const std::byte* from,
                   const StridedPlace& from_place);
 
+/// Copies `shape` elements between whole tensors, at these positions along `axis`, with these
+/// steps.
+void copy_part(const Shape& shape, int axis, Tensor& to, std::int64_t to_begin,
+               std::int64_t to_step, const Tensor& from, std::int64_t from_begin,
+               std::int64_t from_step);
+
 }  // namespace unroll

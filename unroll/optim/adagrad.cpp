@@ -1,7 +1,6 @@
+#include <fmt/format.h>
 #include <unroll/optim/adagrad.h>
 #include <unroll/optim/elementwise.h>
-
-#include <fmt/format.h>
 
 namespace unroll {
 namespace {

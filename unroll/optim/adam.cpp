@@ -1,7 +1,6 @@
+#include <fmt/format.h>
 #include <unroll/optim/adam.h>
 #include <unroll/optim/elementwise.h>
-
-#include <fmt/format.h>
 
 #include <cmath>
 

@@ -1,8 +1,7 @@
+#include <fmt/format.h>
 #include <unroll/graph/threads.h>
 #include <unroll/optim/clip.h>
 #include <unroll/optim/optimizer.h>
-
-#include <fmt/format.h>
 
 #include <algorithm>
 #include <array>

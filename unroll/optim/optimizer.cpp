@@ -1,7 +1,6 @@
+#include <fmt/format.h>
 #include <unroll/graph/threads.h>
 #include <unroll/optim/optimizer.h>
-
-#include <fmt/format.h>
 
 #include <algorithm>
 #include <cmath>

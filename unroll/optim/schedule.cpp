@@ -1,6 +1,5 @@
-#include <unroll/optim/schedule.h>
-
 #include <fmt/format.h>
+#include <unroll/optim/schedule.h>
 
 #include <algorithm>
 #include <cmath>

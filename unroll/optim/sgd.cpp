@@ -1,7 +1,6 @@
+#include <fmt/format.h>
 #include <unroll/optim/elementwise.h>
 #include <unroll/optim/sgd.h>
-
-#include <fmt/format.h>
 
 namespace unroll {
 namespace {

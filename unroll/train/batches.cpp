@@ -1,6 +1,5 @@
-#include <unroll/train/batches.h>
-
 #include <fmt/format.h>
+#include <unroll/train/batches.h>
 
 namespace unroll {
 namespace {

@@ -1,11 +1,10 @@
+#include <fmt/format.h>
 #include <unroll/io/safetensors.h>
 #include <unroll/train/checkpoint.h>
 
-#include <fmt/format.h>
-#include <nlohmann/json.hpp>
-
 #include <filesystem>
 #include <limits>
+#include <nlohmann/json.hpp>
 
 namespace unroll {
 namespace {

@@ -1,13 +1,12 @@
+#include <fmt/format.h>
 #include <unroll/graph/tape.h>
 #include <unroll/io/atomic_file.h>
 #include <unroll/io/safetensors.h>
 #include <unroll/train/model_dir.h>
 
-#include <fmt/format.h>
-#include <nlohmann/json.hpp>
-
 #include <algorithm>
 #include <cmath>
+#include <nlohmann/json.hpp>
 
 namespace unroll {
 namespace {
@@ -15,14 +14,23 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr std::pair<Positions, const char*> position_names[] = {
-    {Positions::learned, "learned"}, {Positions::rotary, "rotary"},
+    {Positions::learned, "learned"},
+    {Positions::rotary, "rotary"},
     {Positions::sinusoidal, "sinusoidal"}};
 
 Json config_json(const ModelConfig& c) {
-  Json json{{"kind", to_string(c.kind)}, {"vocabulary", c.vocabulary}, {"features", c.features},
-            {"outputs", c.outputs},      {"embedding", c.embedding},   {"hidden", c.hidden},
-            {"layers", c.layers},        {"heads", c.heads},           {"context", c.context},
-            {"dropout", c.dropout},      {"bias", c.bias},             {"tied", c.tied}};
+  Json json{{"kind", to_string(c.kind)},
+            {"vocabulary", c.vocabulary},
+            {"features", c.features},
+            {"outputs", c.outputs},
+            {"embedding", c.embedding},
+            {"hidden", c.hidden},
+            {"layers", c.layers},
+            {"heads", c.heads},
+            {"context", c.context},
+            {"dropout", c.dropout},
+            {"bias", c.bias},
+            {"tied", c.tied}};
   for (const auto& [value, name] : position_names)
     if (value == c.positions) json["positions"] = name;
   return json;
@@ -101,9 +109,9 @@ void save_model(const std::filesystem::path& folder, const ModelConfig& config,
   std::error_code error;
   std::filesystem::create_directories(folder, error);
   if (error)
-    throw DataError(error_message("save_model", fmt::format("cannot make '{}': {}",
-                                                            folder.string(), error.message()),
-                                  nullptr, ""));
+    throw DataError(error_message(
+        "save_model", fmt::format("cannot make '{}': {}", folder.string(), error.message()),
+        nullptr, ""));
   const Json json{{"format", "unroll-model-1"},
                   {"model", config_json(config)},
                   {"vocabulary", Json::parse(vocabulary.to_json())}};
@@ -118,16 +126,17 @@ LanguageModel load_model(const std::filesystem::path& folder) {
   parsed(file.string(), [&] {
     const Json json = Json::parse(text);
     if (json.at("format") != "unroll-model-1")
-      throw DataError(error_message("config", file.string() + ": not a model of this format",
-                                    nullptr, ""));
+      throw DataError(
+          error_message("config", file.string() + ": not a model of this format", nullptr, ""));
     result.config = config_from_json(json.at("model").dump());
     result.vocabulary = Vocabulary::from_json(json.at("vocabulary").dump());
     return 0;
   });
   if (result.vocabulary.size() != result.config.vocabulary)
-    throw DataError(error_message(
-        "config", fmt::format("{}: {} symbols for a model of {}", file.string(),
-                              result.vocabulary.size(), result.config.vocabulary), nullptr, ""));
+    throw DataError(error_message("config",
+                                  fmt::format("{}: {} symbols for a model of {}", file.string(),
+                                              result.vocabulary.size(), result.config.vocabulary),
+                                  nullptr, ""));
   const StateDict state = load_safetensors(folder / "model.safetensors");
   Generator generator;
   result.model = make_model(result.config, generator);
@@ -147,13 +156,13 @@ std::string generate(LanguageModel& model, const std::string& prompt, std::int64
   const ModelConfig& c = model.config;
   const bool bounded = c.kind == ModelKind::transformer && c.positions == Positions::learned;
   if (bounded && static_cast<std::int64_t>(start.size()) + count - 1 > c.context)
-    fail("generate", fmt::format("{} symbols after a prompt of {} pass the model's context of {}",
-                                 count, start.size(), c.context),
+    fail("generate",
+         fmt::format("{} symbols after a prompt of {} pass the model's context of {}", count,
+                     start.size(), c.context),
          "Ask for fewer, or train with rotary positions");
   const NoGrad constant;
   model.model->eval();
-  Output step = (*model.model)(
-      Tensor::from(start, {static_cast<std::int64_t>(start.size()), 1}));
+  Output step = (*model.model)(Tensor::from(start, {static_cast<std::int64_t>(start.size()), 1}));
   std::vector<std::int64_t> drawn;
   for (std::int64_t i = 0; i < count; ++i) {
     const std::int64_t last = step.output.size(0) - 1;

@@ -1,7 +1,6 @@
-#include <unroll/train/progress.h>
-
 #include <fmt/format.h>
 #include <unistd.h>
+#include <unroll/train/progress.h>
 
 #include <algorithm>
 #include <cstdio>

@@ -1,3 +1,4 @@
+#include <fmt/format.h>
 #include <unroll/layers/embedding.h>
 #include <unroll/layers/linear.h>
 #include <unroll/layers/positions.h>
@@ -6,8 +7,6 @@
 #include <unroll/ops/arithmetic.h>
 #include <unroll/ops/layout.h>
 #include <unroll/train/sequence_model.h>
-
-#include <fmt/format.h>
 
 #include <cmath>
 #include <cstdlib>
@@ -67,19 +66,22 @@ class RecurrentModel : public SequenceModel {
                                                 .hidden_size = c.hidden,
                                                 .num_layers = c.layers,
                                                 .bias = c.bias,
-                                                .dropout = c.dropout}, g);
+                                                .dropout = c.dropout},
+                                     g);
       case ModelKind::gru:
         return std::make_unique<GRU>(GRUOptions{.input_size = c.embedding,
                                                 .hidden_size = c.hidden,
                                                 .num_layers = c.layers,
                                                 .bias = c.bias,
-                                                .dropout = c.dropout}, g);
+                                                .dropout = c.dropout},
+                                     g);
       default:
         return std::make_unique<LSTM>(LSTMOptions{.input_size = c.embedding,
                                                   .hidden_size = c.hidden,
                                                   .num_layers = c.layers,
                                                   .bias = c.bias,
-                                                  .dropout = c.dropout}, g);
+                                                  .dropout = c.dropout},
+                                      g);
     }
   }
 
@@ -101,7 +103,8 @@ class TransformerModel : public SequenceModel {
                   .activation = FeedForward::gelu,
                   .norm_first = true,
                   .bias = c.bias,
-                  .rotary = c.positions == Positions::rotary}, g),
+                  .rotary = c.positions == Positions::rotary},
+                 g),
         head_({.in_features = c.hidden, .out_features = outputs_of(c), .bias = c.bias}, g) {
     if (c.tied) {
       if (!input_.table) fail("model", "a tied head needs tokens");
@@ -137,8 +140,8 @@ class TransformerModel : public SequenceModel {
     const double residual = 0.02 / std::sqrt(2.0 * config_.layers);
     for (auto& [name, parameter] : named_parameters()) {
       if (parameter.shape().rank() > 1) {
-        const bool into_residual = name.ends_with("out_proj.weight") ||
-                                   name.ends_with("linear2.weight");
+        const bool into_residual =
+            name.ends_with("out_proj.weight") || name.ends_with("linear2.weight");
         parameter.set_value(g->normal(parameter.shape(), 0.0, into_residual ? residual : 0.02));
       } else if (name.ends_with("bias")) {
         parameter.set_value(Tensor::zeros(parameter.shape()));
@@ -146,9 +149,9 @@ class TransformerModel : public SequenceModel {
     }
     // Real inputs have no table: 0.02 would drown them beside a vocabulary's worth of norms.
     if (input_.matrix)
-      input_.matrix->weight.set_value(g->normal(
-          input_.matrix->weight.shape(), 0.0,
-          1.0 / std::sqrt(static_cast<double>(input_.matrix->weight.shape()[1]))));
+      input_.matrix->weight.set_value(
+          g->normal(input_.matrix->weight.shape(), 0.0,
+                    1.0 / std::sqrt(static_cast<double>(input_.matrix->weight.shape()[1]))));
   }
 
   ModelConfig config_;

@@ -35,16 +35,16 @@ struct ModelConfig {
   ModelKind kind = ModelKind::lstm;
   std::int64_t vocabulary = 0;  ///< tokens; 0: real inputs of `features` columns
   std::int64_t features = 0;
-  std::int64_t outputs = 0;     ///< 0: as many as the vocabulary
+  std::int64_t outputs = 0;  ///< 0: as many as the vocabulary
   std::int64_t embedding = 128;
-  std::int64_t hidden = 224;    ///< recurrent: size of h; Transformer: d_model (embedding is unused)
+  std::int64_t hidden = 224;  ///< recurrent: size of h; Transformer: d_model (embedding is unused)
   int layers = 2;
-  std::int64_t heads = 4;         ///< Transformer
-  std::int64_t context = 64;      ///< Transformer with learned positions: the longest sequence
+  std::int64_t heads = 4;     ///< Transformer
+  std::int64_t context = 64;  ///< Transformer with learned positions: the longest sequence
   Positions positions = Positions::rotary;
   double dropout = 0;
   bool bias = true;
-  bool tied = false;            ///< the head's weight is the embedding
+  bool tied = false;  ///< the head's weight is the embedding
 };
 
 /// Throws Error for sizes that make no model.

@@ -1,3 +1,4 @@
+#include <fmt/format.h>
 #include <unroll/graph/tape.h>
 #include <unroll/optim/clip.h>
 #include <unroll/train/checkpoint.h>
@@ -5,13 +6,11 @@
 #include <unroll/train/progress.h>
 #include <unroll/train/trainer.h>
 
-#include <fmt/format.h>
-#include <nlohmann/json.hpp>
-
 #include <chrono>
 #include <cmath>
 #include <fstream>
 #include <limits>
+#include <nlohmann/json.hpp>
 #include <optional>
 
 namespace unroll {

@@ -27,15 +27,15 @@ struct TrainTask {
 
 struct TrainOptions {
   std::int64_t steps = 1000;
-  double seconds = 0;            ///< stop after so much training time; 0: no bound
-  Schedule schedule = {};        ///< of the learning rate by step; empty: the optimizer's own
-  double clip_norm = 0;          ///< 0: no clipping
+  double seconds = 0;      ///< stop after so much training time; 0: no bound
+  Schedule schedule = {};  ///< of the learning rate by step; empty: the optimizer's own
+  double clip_norm = 0;    ///< 0: no clipping
   std::int64_t evaluate_every = 0;
-  int patience = 0;              ///< evaluations without a better loss before stopping; 0: never
-  std::string log = {};          ///< JSON lines are appended to this file
-  std::string checkpoint = {};   ///< written at every evaluation, at the end, and on Ctrl-C
-  bool resume = false;           ///< continue from `checkpoint` where it exists
-  std::string label = "train";   ///< of the progress bar; empty: none
+  int patience = 0;             ///< evaluations without a better loss before stopping; 0: never
+  std::string log = {};         ///< JSON lines are appended to this file
+  std::string checkpoint = {};  ///< written at every evaluation, at the end, and on Ctrl-C
+  bool resume = false;          ///< continue from `checkpoint` where it exists
+  std::string label = "train";  ///< of the progress bar; empty: none
 };
 
 struct TrainPoint {
@@ -51,9 +51,9 @@ struct TrainResult {
   std::int64_t steps = 0;
   std::int64_t tokens = 0;
   double seconds = 0;
-  std::int64_t peak_bytes = 0;   ///< the most that was live during a training step
+  std::int64_t peak_bytes = 0;  ///< the most that was live during a training step
   double best_loss = 0;
-  bool interrupted = false;      ///< Ctrl-C
+  bool interrupted = false;  ///< Ctrl-C
 };
 
 /// Trains `model` in place. Each step: a tape, the loss, backward, clipping, the optimizer. Throws

@@ -87,15 +87,17 @@
     return cell;
   }
 
-  // Texts, or pairs of a text and a smaller one below it.
+  // A cell with a text, or with a pair of a text and a smaller one below it.
+  function withSmall(tag, content, attributes = {}) {
+    const [text, small] = [content].flat();
+    const cell = element(tag, text, attributes);
+    if (small) cell.append(element("small", small));
+    return cell;
+  }
+
   function headRow(columns) {
     const head = element("thead"), row = element("tr");
-    for (const column of columns) {
-      const [text, small] = [column].flat();
-      const cell = element("th", text, { scope: "col" });
-      if (small) cell.append(element("small", small));
-      row.append(cell);
-    }
+    for (const column of columns) row.append(withSmall("th", column, { scope: "col" }));
     head.append(row);
     return head;
   }
@@ -107,7 +109,7 @@
     for (const { name, text, cells } of rows) {
       const row = element("tr");
       row.append(nameCell(name, text));
-      for (const cell of cells) row.append(element("td", cell));
+      for (const cell of cells) row.append(withSmall("td", cell));
       body.append(row);
     }
     table.append(headRow(columns), body);
@@ -120,6 +122,7 @@
   // called again when the colours change.
 
   const charts = [];
+  let printing = false;
 
   function place(host, title, note, make, wide = false) {
     const figure = element("figure", "", wide ? { class: "wide" } : {});
@@ -130,7 +133,7 @@
     box.append(canvas);
     figure.append(caption, box);
     $(host).append(figure);
-    charts.push({ canvas, title, make, drawn: null });
+    charts.push({ canvas, title, make, wide, drawn: null });
     return charts[charts.length - 1];
   }
 
@@ -139,6 +142,8 @@
     chart.drawn = null;
     try {
       chart.drawn = new Chart(chart.canvas, chart.make());
+      // Paper has its own width, which the window's says nothing about; style sheets fit it in.
+      if (printing) chart.drawn.resize(chart.wide ? 720 : 350, chart.wide ? 290 : 250);
     } catch (error) {
       showError(`${chart.title}: ${error.message}`);
     }
@@ -237,7 +242,7 @@
       options: {
         animation: false,
         parsing: false,
-        responsive: true,
+        responsive: !printing,
         maintainAspectRatio: false,
         interaction: { mode: interaction, intersect: false },
         scales: { x, y },
@@ -400,8 +405,8 @@
   }
 
   function header() {
-    const title = `${models.length > 1 ? "Sequence models compared" : label(models[0].name)} on ${task.source}`;
-    $("#title").textContent = document.title = title;
+    const what = models.length > 1 ? "Sequence models compared" : label(models[0].name);
+    $("#title").textContent = document.title = `${what} on ${task.source}`;
     $("#setting").textContent = settingLine();
     const once = settings.seeds > 1 || models.length < 2 ? []
       : ["Each was trained once, so that small differences may be chance."];
@@ -426,9 +431,7 @@
     for (const m of models) {
       const row = element("tr");
       const cell = (text, mark, small) => {
-        const node = element("td", text, mark ? { class: "best" } : {});
-        if (small) node.append(element("small", small));
-        row.append(node);
+        row.append(withSmall("td", [text, small], mark ? { class: "best" } : {}));
       };
       row.append(nameCell(m.name));
       cell(m.parameters.toLocaleString("en-US"), false,
@@ -491,10 +494,11 @@
                      : axis(title, { axis: { grace: "4%" } });
       return config(datasets, axis(axes[key].title, { tick: axes[key].tick, axis: { min: 0, max: last } }),
         y, {
-          title: (items) => (items.length ? items[0].dataset.label : ""),
+          title: () => "",
           label: (item) => {
             const p = item.raw.point;
-            return [`validation ${lossText(item.raw.y)}, training ${lossText(p.train_loss)}`,
+            return [`${item.dataset.label}: validation ${lossText(item.raw.y)}, ` +
+                      `training ${lossText(p.train_loss)}`,
                     `step ${number(p.step)}, ${count(p.tokens)} ${unit}, ${seconds(p.seconds)}`];
           },
         }, "nearest");
@@ -587,9 +591,10 @@
                  `most, which tests the measurement itself.`);
     }
     const late = curves.filter((c) => c.start > 0);
+    const once = (all) => list([...new Set(all)]);
     if (late.length)
-      parts.push(`There is no gradient at k = 0 for ${list([...new Set(late.map((c) => label(c.model)))])}: ` +
-                 `these curves are relative to k = ${list([...new Set(late.map((c) => c.start))])}.`);
+      parts.push(`There is no gradient at k = 0 for ${once(late.map((c) => label(c.model)))}: ` +
+                 `these curves are relative to k = ${once(late.map((c) => c.start))}.`);
     $("#flow .reading").textContent = parts.join(" ");
     numbers("#flow", ["Model", ...ks.map((one) => `k = ${one}`)],
             curves.map((c) => ({ name: c.model, text: `${label(c.model)}, ${shown(c)}`,
@@ -627,12 +632,13 @@
                      .filter((m) => m.p);
     if (ends.length)
       $("#scaling .reading").textContent = `At a length of ${number(longest)} a training step takes ` +
-        `${ends.map((m) => `${seconds(m.p.seconds)} and ${bytes(m.p.bytes)} (${label(m.name)})`).join(", ")}.`;
+        ends.map((m) => `${seconds(m.p.seconds)} and ${bytes(m.p.bytes)} (${label(m.name)})`)
+            .join(", ") + ".";
     numbers("#scaling", ["Model", ...lengths.map((n) => `T = ${number(n)}`), "time", "memory"],
             all.map((m) => ({ name: m.model, text: label(m.model), cells: [
               ...lengths.map((n) => {
                 const p = m.points.find((one) => one.length === n);
-                return p ? `${seconds(p.seconds)}, ${bytes(p.bytes)}` : "–";
+                return p ? [seconds(p.seconds), bytes(p.bytes)] : "–";
               }),
               `T^${number(m.time_exponent)}`, `T^${number(m.memory_exponent)}`] })));
     return true;
@@ -659,7 +665,7 @@
     numbers("#streaming", ["Model", ...positions.map((p) => `position ${number(p)}`)],
             all.map(([model, own]) => ({ name: model, text: label(model), cells: positions.map((at) => {
               const p = own.find((one) => one.position === at);
-              return p ? `${seconds(p.microseconds / 1e6)}, ${bytes(p.state_bytes)}` : "–";
+              return p ? [seconds(p.microseconds / 1e6), bytes(p.state_bytes)] : "–";
             }) })));
     return true;
   }
@@ -754,10 +760,11 @@
 
   // Colours follow the system's; paper is always light.
   window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
-  const printing = (on) => {
+  const print = (on) => {
+    printing = on;
     document.documentElement.classList.toggle("printing", on);
     drawAll();
   };
-  window.addEventListener("beforeprint", () => printing(true));
-  window.addEventListener("afterprint", () => printing(false));
+  window.addEventListener("beforeprint", () => print(true));
+  window.addEventListener("afterprint", () => print(false));
 })();

@@ -96,6 +96,7 @@ void run(const TrainArguments& a) {
   task.next = [&](Generator& g) { return a.carry_state ? stream.next() : train_windows.next(g); };
   task.carry_state = a.carry_state;
   task.at_start = [&] { return stream.at_start(); };
+  task.seek = [&](std::int64_t batches) { stream.seek(batches % stream.batches() * a.context); };
   task.evaluate = [&](SequenceModel& m) {
     return mean_loss(m, held, Generator(7), a.evaluation_batches);
   };
@@ -137,8 +138,12 @@ void add_train(CLI::App& app) {
   command->add_option("--text", a->text, "UTF-8 text; the first 90 % train")->required();
   command->add_option("--out", a->out, "Folder for the model, its log and checkpoint");
   auto* recipe = command->add_option("--recipe", a->recipe, "nanogpt-cpu: sizes and schedule");
-  command->add_option("--parameters", a->parameters, "Size the model to so many")->excludes(recipe);
-  command->add_option("--hidden", a->hidden, "Or give its hidden size")->excludes(recipe);
+  command->add_option("--parameters", a->parameters, "Size the model to so many")
+      ->excludes(recipe)
+      ->check(CLI::NonNegativeNumber);
+  command->add_option("--hidden", a->hidden, "Or give its hidden size")
+      ->excludes(recipe)
+      ->check(CLI::NonNegativeNumber);
   command->add_option("--embedding", a->embedding)->excludes(recipe)->check(CLI::PositiveNumber);
   command->add_option("--layers", a->layers)->excludes(recipe)->check(CLI::Range(1, 1000));
   command->add_option("--heads", a->heads)->excludes(recipe)->check(CLI::Range(1, 1000));
@@ -153,7 +158,8 @@ void add_train(CLI::App& app) {
   command->add_option("--evaluate-every", a->evaluate_every)->check(CLI::PositiveNumber);
   command->add_option("--evaluation-batches", a->evaluation_batches)->check(CLI::PositiveNumber);
   command->add_option("--patience", a->patience,
-                      "Evaluations without a better loss; 0: never stop");
+                      "Evaluations without a better loss; 0: never stop")
+      ->check(CLI::NonNegativeNumber);
   command->add_option("--seed", a->seed);
   command->add_option("--threads", a->threads)->check(CLI::Range(1, 1024));
   command->add_flag("--carry-state", a->carry_state,

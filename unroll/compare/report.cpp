@@ -15,16 +15,22 @@ void replace_all(std::string& text, std::string_view what, std::string_view by) 
     text.replace(at, what.size(), by);
 }
 
+[[noreturn]] void malformed(const std::string& what) {
+  throw DataError(error_message("results", what, nullptr,
+                                "docs/results.md describes the file; `unroll compare` writes it"));
+}
+
+// Loops over an object's members, a null's nothing and a number itself are all possible: not here.
+const Json& list(const Json& json) {
+  if (!json.is_array()) malformed("a list is no list: " + json.dump().substr(0, 40));
+  return json;
+}
+
 // JSON inside a <script>: a "</script>" in a file's name must not end it.
 std::string embeddable(const Json& json) {
   std::string text = json.dump();
   replace_all(text, "<", "\\u003c");
   return text;
-}
-
-[[noreturn]] void malformed(const std::string& what) {
-  throw DataError(error_message("results", what, nullptr,
-                                "docs/results.md describes the file; `unroll compare` writes it"));
 }
 
 }  // namespace
@@ -38,35 +44,35 @@ void check_results(const Json& results) {
     results.at("machine").at("processor").get<std::string>();
     results.at("settings").at("parameters").get<std::int64_t>();
     if (results.at("models").empty()) malformed("no models");
-    for (const Json& model : results.at("models")) {
+    for (const Json& model : list(results.at("models"))) {
       model.at("name").get<std::string>();
       model.at("parameters").get<std::int64_t>();
       model.at("tokens_per_second").get<double>();
       model.at("peak_training_bytes").get<std::int64_t>();
       model.at("best_loss");
       if (model.at("runs").empty()) malformed("a model without runs");
-      for (const Json& run : model.at("runs")) {
+      for (const Json& run : list(model.at("runs"))) {
         run.at("steps").get<std::int64_t>();
         run.at("seconds").get<double>();
-        for (const Json& p : run.at("curve"))
+        for (const Json& p : list(run.at("curve")))
           for (const char* key : {"step", "tokens", "seconds"}) p.at(key).get<double>();
       }
     }
     const Json& probes = results.at("probes");
-    for (const Json& curve : probes.at("gradient_flow").at("curves")) {
+    for (const Json& curve : list(probes.at("gradient_flow").at("curves"))) {
       curve.at("when").get<std::string>();
       if (curve.at("norms").get<std::vector<double>>().empty()) malformed("an empty curve");
     }
-    for (const Json& m : probes.at("scaling").at("models")) {
+    for (const Json& m : list(probes.at("scaling").at("models"))) {
       m.at("time_exponent").get<double>();
       m.at("memory_exponent").get<double>();
-      for (const Json& p : m.at("points"))
+      for (const Json& p : list(m.at("points")))
         for (const char* key : {"length", "seconds", "bytes"}) p.at(key).get<double>();
     }
-    for (const Json& p : probes.at("streaming").at("points"))
+    for (const Json& p : list(probes.at("streaming").at("points")))
       for (const char* key : {"position", "microseconds", "state_bytes"}) p.at(key).get<double>();
     probes.at("adding").at("baseline").get<double>();
-    for (const Json& p : probes.at("adding").at("points")) p.at("length").get<double>();
+    for (const Json& p : list(probes.at("adding").at("points"))) p.at("length").get<double>();
   } catch (const Json::exception& error) {
     malformed(error.what());
   }

@@ -5,6 +5,8 @@
 
 #include <bit>
 #include <cstdlib>
+#include <deque>
+#include <mutex>
 #include <new>
 #include <vector>
 
@@ -31,11 +33,41 @@ std::size_t class_bytes(int size_class) {
   return ((((4 + quarter + 1) << power) + 3) / 4) * smallest;
 }
 
+// One thread's share of the counts. Only that thread writes: plain loads and stores, no locked
+// instructions, which would cost more than the allocation itself. A block that another thread
+// frees counts negative there; only the sums mean something.
 struct Counters {
   std::atomic<std::int64_t> live{0}, peak{0}, cached{0}, allocations{0}, system{0};
   std::array<std::atomic<std::int64_t>, memory_kinds> by_kind{};
+
+  static void add(std::atomic<std::int64_t>& count, std::int64_t amount) {
+    count.store(count.load(std::memory_order_relaxed) + amount, std::memory_order_relaxed);
+  }
 };
-Counters counters;
+
+// All threads' counters. They outlive their threads, whose blocks may still be in use.
+struct Registry {
+  std::mutex mutex;
+  std::deque<Counters> counters;
+};
+
+Registry& registry() {
+  static Registry* const all = new Registry;  // never destroyed: used until the very end
+  return *all;
+}
+
+Counters& register_thread() {
+  Registry& all = registry();
+  const std::lock_guard lock(all.mutex);
+  return all.counters.emplace_back();
+}
+
+thread_local Counters* thread_counters = nullptr;
+
+Counters& counters() {
+  if (thread_counters == nullptr) thread_counters = &register_thread();
+  return *thread_counters;
+}
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 constexpr bool caching = false;  // a cached block would hide its misuse from the sanitizer
@@ -56,8 +88,7 @@ thread_local MemoryKind current_kind = MemoryKind::value;
 void Cache::clear() {
   for (auto& blocks : free) {
     for (Buffer* block : blocks) {
-      counters.cached.fetch_sub(static_cast<std::int64_t>(block->capacity),
-                                std::memory_order_relaxed);
+      Counters::add(counters().cached, -static_cast<std::int64_t>(block->capacity));
       block->~Buffer();
       std::free(block);
     }
@@ -75,11 +106,13 @@ Cache::~Cache() {
 Buffer* Buffer::allocate(std::size_t bytes) {
   const int size_class = class_of(bytes);
   const std::size_t capacity = class_bytes(size_class);
+  const auto size = static_cast<std::int64_t>(capacity);
+  Counters& count = counters();
   Buffer* block = nullptr;
   if (caching && !cache_gone && !cache.free[size_class].empty()) {
     block = cache.free[size_class].back();
     cache.free[size_class].pop_back();
-    counters.cached.fetch_sub(static_cast<std::int64_t>(capacity), std::memory_order_relaxed);
+    Counters::add(count.cached, -size);
     block->references.store(1, std::memory_order_relaxed);
   } else {
     void* memory = std::aligned_alloc(alignof(Buffer), sizeof(Buffer) + capacity);
@@ -95,26 +128,26 @@ Buffer* Buffer::allocate(std::size_t bytes) {
     block = new (memory) Buffer;
     block->size_class = static_cast<std::uint8_t>(size_class);
     block->capacity = capacity;
-    counters.system.fetch_add(1, std::memory_order_relaxed);
+    Counters::add(count.system, 1);
   }
   block->kind = current_kind;
-  const auto size = static_cast<std::int64_t>(capacity);
-  counters.allocations.fetch_add(1, std::memory_order_relaxed);
-  counters.by_kind[static_cast<int>(current_kind)].fetch_add(size, std::memory_order_relaxed);
-  const std::int64_t live = counters.live.fetch_add(size, std::memory_order_relaxed) + size;
-  std::int64_t peak = counters.peak.load(std::memory_order_relaxed);
-  while (live > peak && !counters.peak.compare_exchange_weak(peak, live)) {
-  }
+  Counters::add(count.allocations, 1);
+  Counters::add(count.by_kind[static_cast<int>(current_kind)], size);
+  Counters::add(count.live, size);
+  const std::int64_t live = count.live.load(std::memory_order_relaxed);
+  if (live > count.peak.load(std::memory_order_relaxed))
+    count.peak.store(live, std::memory_order_relaxed);
   return block;
 }
 
 void Buffer::free() {
   const auto size = static_cast<std::int64_t>(capacity);
-  counters.live.fetch_sub(size, std::memory_order_relaxed);
-  counters.by_kind[static_cast<int>(kind)].fetch_sub(size, std::memory_order_relaxed);
+  Counters& count = counters();
+  Counters::add(count.live, -size);
+  Counters::add(count.by_kind[static_cast<int>(kind)], -size);
   if (caching && !cache_gone) {
     cache.free[size_class].push_back(this);
-    counters.cached.fetch_add(size, std::memory_order_relaxed);
+    Counters::add(count.cached, size);
   } else {
     this->~Buffer();
     std::free(this);
@@ -122,16 +155,25 @@ void Buffer::free() {
 }
 
 MemoryStats memory_stats() {
-  MemoryStats stats{.live = counters.live,
-                    .peak = counters.peak,
-                    .cached = counters.cached,
-                    .allocations = counters.allocations,
-                    .system_allocations = counters.system};
-  for (int i = 0; i < memory_kinds; ++i) stats.live_by_kind[i] = counters.by_kind[i];
+  MemoryStats stats;
+  Registry& all = registry();
+  const std::lock_guard lock(all.mutex);
+  for (const Counters& one : all.counters) {
+    stats.live += one.live;
+    stats.peak += one.peak;
+    stats.cached += one.cached;
+    stats.allocations += one.allocations;
+    stats.system_allocations += one.system;
+    for (int i = 0; i < memory_kinds; ++i) stats.live_by_kind[i] += one.by_kind[i];
+  }
   return stats;
 }
 
-void reset_peak_memory() { counters.peak.store(counters.live.load()); }
+void reset_peak_memory() {
+  Registry& all = registry();
+  const std::lock_guard lock(all.mutex);
+  for (Counters& one : all.counters) one.peak.store(one.live.load());
+}
 
 void release_cached_memory() { cache.clear(); }
 

@@ -60,7 +60,7 @@ void apply(const Op& op, Args in, std::span<Tensor> out, const Where& where) {
     if (!in[i].defined()) fail(op.name(), fmt::format("input {} is an undefined tensor", i), where);
     abstract = abstract || in[i].is_abstract();
   }
-  constexpr std::size_t usual = 8;
+  constexpr std::size_t usual = 3;
   Spec few[usual];
   std::vector<Spec> many(out.size() > usual ? out.size() : 0);
   const std::span<Spec> specs = out.size() > usual ? std::span(many) : std::span(few, out.size());
@@ -214,7 +214,7 @@ std::uint32_t Tape::value_of(const Tensor& tensor, const char* what) const {
 namespace {
 
 // Room for the arguments of one vjp: on the stack, but for the rare op with many tensors.
-template <class T, std::size_t usual = 16>
+template <class T, std::size_t usual = 6>
 class Scratch {
  public:
   explicit Scratch(std::size_t size) : many_(size > usual ? new T[size]() : nullptr), size_(size) {}
@@ -243,7 +243,7 @@ void Tape::step_back(std::size_t n, Grads& grads) {
   Scratch<const Tensor*> inputs(node.input_count), outputs(node.output_count),
       output_grads(node.output_count);
   Scratch<bool> needed(node.input_count);
-  Scratch<Tensor, 4> results(node.input_count);
+  Scratch<Tensor, 3> results(node.input_count);
   for (std::size_t i = 0; i < node.input_count; ++i) {
     inputs.span()[i] = &node.inputs[i];
     needed.span()[i] =

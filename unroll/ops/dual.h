@@ -294,7 +294,7 @@ requires(AnyDual<A> || AnyDual<B>) auto minimum(const A& a, const B& b) {
 // Composed from the above, for Lanes and Dual alike.
 template <class X>
 auto relu(const X& x) {
-  return where(x > X{}, x, x * 0.0);
+  return where(x <= X{}, X{}, x);
 }
 template <class X>
 auto silu(const X& x) {

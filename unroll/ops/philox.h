@@ -1,17 +1,16 @@
 #pragma once
 
+#include <unroll/graph/generator.h>
 #include <unroll/ops/simd.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 
 namespace unroll::simd {
 
-/// Generator::block for Blocks indices from `first` on, several vectors of them at a time: 4 *
-/// Blocks numbers in the order of the stream. Blocks must be a multiple of 4 * lanes.
-template <std::int64_t Blocks>
-void philox(std::uint64_t seed, std::uint64_t first, std::uint32_t* out) {
-  const hn::ScalableTag<std::uint64_t> d;
+template <std::int64_t Blocks, class D>
+void philox_vectors(D d, std::uint64_t seed, std::uint64_t first, std::uint32_t* out) {
   const hn::Repartition<std::uint32_t, decltype(d)> words;
   using V = hn::Vec<decltype(d)>;
   constexpr auto lanes = static_cast<std::int64_t>(hn::MaxLanes(d));
@@ -50,6 +49,21 @@ void philox(std::uint64_t seed, std::uint64_t first, std::uint32_t* out) {
                             hn::Or(hn::And(x2[c], low), hn::ShiftLeft<32>(x3[c])), d,
                             pairs + c * 2 * lanes);
     std::memcpy(out + 4 * block, pairs, sizeof(pairs));
+  }
+}
+
+/// Generator::block for Blocks indices from `first` on: 4 * Blocks numbers in the order of the
+/// stream. Blocks must be a multiple of 4 vectors' lanes.
+template <std::int64_t Blocks, class Word = std::uint64_t>
+void philox(std::uint64_t seed, std::uint64_t first, std::uint32_t* out) {
+  const hn::ScalableTag<Word> d;
+  if constexpr (hn::MaxLanes(d) == 1) {  // no vectors on this target
+    for (std::uint64_t block = 0; block < Blocks; ++block) {
+      const auto numbers = Generator::block(seed, first + block);
+      std::copy(numbers.begin(), numbers.end(), out + 4 * block);
+    }
+  } else {
+    philox_vectors<Blocks>(d, seed, first, out);
   }
 }
 

@@ -153,6 +153,12 @@ class PointwiseOp : public OpRecord<PointwiseOp<F, NI, NO, Order>> {
   int outputs() const override { return out_count_; }
 
   void infer(Args in, std::span<Spec> out) const override {
+    if (is_flat(in) && is_float(in[0].dtype())) {  // most calls: nothing to broadcast
+      for (Spec& spec : out) spec = {Shape{0}, in[0].dtype()};
+      for (const auto& slot : out_)
+        if (slot.tensor >= 0) out[slot.tensor].shape = in[0].shape();
+      return;
+    }
     const Shape shape = detail::pointwise_shape(name_, in, in_);
     for (Spec& spec : out) spec = {Shape{0}, in[0].dtype()};
     for (const auto& slot : out_) {
@@ -191,14 +197,23 @@ class PointwiseOp : public OpRecord<PointwiseOp<F, NI, NO, Order>> {
   }
 
  private:
+  // Whole tensors of one shape and dtype.
+  bool is_flat(Args in) const {
+    for (const auto& slot : in_)
+      if (slot.width != 0) return false;
+    for (const auto& slot : out_)
+      if (slot.width != 0) return false;
+    for (std::size_t i = 1; i < in.size(); ++i)
+      if (in[i].dtype() != in[0].dtype() || in[i].shape() != in[0].shape()) return false;
+    return true;
+  }
+
   template <class T>
   void run(Args in, std::span<Tensor> out) const {
     using L = simd::Lanes<T>;
     Shape shape = in[0].shape();
-    bool flat = true;
-    for (std::size_t i = 0; i < NI; ++i)
-      flat = flat && in_[i].width == 0 && in[in_[i].tensor].shape() == shape;
-    for (const auto& slot : out_) flat = flat && slot.width == 0;
+    const bool flat = is_flat(in);
+    if (flat && shape.numel() <= static_cast<std::int64_t>(L::count)) return run_small<L, T>(in, out);
     detail::PointwiseLoop loop;
     if (flat) {
       loop.inner = shape.numel();
@@ -239,6 +254,19 @@ class PointwiseOp : public OpRecord<PointwiseOp<F, NI, NO, Order>> {
         run_row<L>(f_, p, q, loop.steps, loop.inner);
       }
     });
+  }
+
+  // One vector's worth: no loops to lay out.
+  template <class L, class T>
+  void run_small(Args in, std::span<Tensor> out) const {
+    std::array<const T*, NI> p;
+    std::array<T*, NO> q;
+    for (int i = 0; i < NI; ++i) p[i] = in[in_[i].tensor].template ptr<T>();
+    for (int o = 0; o < NO; ++o)
+      q[o] = out_[o].tensor < 0 ? nullptr : out[out_[o].tensor].template mutable_ptr<T>();
+    std::array<bool, detail::PointwiseLoop::max_slots> steps;
+    steps.fill(true);
+    run_row<L>(f_, p, q, steps, in[0].numel());
   }
 
   // Flattened: a vector handed to a function that is not inlined would go through memory.

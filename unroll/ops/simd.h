@@ -11,6 +11,7 @@
 
 #include <cmath>
 #include <cstddef>
+#include <limits>
 #include <type_traits>
 
 namespace unroll::simd {
@@ -65,17 +66,29 @@ Lanes<T> where(LaneMask<T> mask, Lanes<T> a, Lanes<T> b) {
   return hn::IfThenElse(mask, a.v, b.v);
 }
 
+// Highway's exp, log and log1p are made for finite arguments whose result is finite: what lies
+// outside is decided here. An infinity must not turn into a number, nor a NaN.
 template <class T>
 Lanes<T> exp(Lanes<T> x) {
-  return hn::Exp(Tag<T>(), x.v);
+  constexpr double largest = std::is_same_v<T, double> ? 709.78 : 88.72;
+  constexpr T infinity = std::numeric_limits<T>::infinity();
+  return where<T>(x <= Lanes<T>(largest), Lanes<T>(hn::Exp(Tag<T>(), x.v)), x * Lanes<T>(infinity));
+}
+// f(x) where `low` < x < infinity; -infinity at `low`, NaN below it.
+template <class T>
+Lanes<T> log_or_special(Lanes<T> x, T low, Lanes<T> f) {
+  constexpr T infinity = std::numeric_limits<T>::infinity();
+  const Lanes<T> edge = where<T>(x == Lanes<T>(low), Lanes<T>(-infinity),
+                                 Lanes<T>(std::numeric_limits<T>::quiet_NaN()));
+  return where<T>(x > Lanes<T>(low), where<T>(x < Lanes<T>(infinity), f, x), edge);
 }
 template <class T>
 Lanes<T> log(Lanes<T> x) {
-  return hn::Log(Tag<T>(), x.v);
+  return log_or_special<T>(x, T(0), hn::Log(Tag<T>(), x.v));
 }
 template <class T>
 Lanes<T> log1p(Lanes<T> x) {
-  return hn::Log1p(Tag<T>(), x.v);
+  return log_or_special<T>(x, T(-1), hn::Log1p(Tag<T>(), x.v));
 }
 template <class T>
 Lanes<T> sqrt(Lanes<T> x) {
@@ -93,13 +106,14 @@ template <class T>
 Lanes<T> cos(Lanes<T> x) {
   return hn::Cos(Tag<T>(), x.v);
 }
+// NaN where either is.
 template <class T>
 Lanes<T> maximum(Lanes<T> a, Lanes<T> b) {
-  return hn::Max(a.v, b.v);
+  return where<T>(hn::IsNaN(a.v), a, Lanes<T>(hn::Max(a.v, b.v)));
 }
 template <class T>
 Lanes<T> minimum(Lanes<T> a, Lanes<T> b) {
-  return hn::Min(a.v, b.v);
+  return where<T>(hn::IsNaN(a.v), a, Lanes<T>(hn::Min(a.v, b.v)));
 }
 
 template <class T, Number C>

@@ -68,9 +68,11 @@ void softmax_columns(const ReduceShape& r, T scale, const T* x, T* y) {
     L top = at(x) * factor;
     for (std::int64_t k = 1; k < r.count; ++k)
       top = simd::max_or_nan<T>(top, at(x + k * r.inner) * factor);
+    // Where nothing is above -infinity: no difference of infinities, each e^x is 0.
+    const L shift = where<T>(top == lowest, L(0), top);
     L sum(0);
     for (std::int64_t k = 0; k < r.count; ++k) {
-      const L e = exp(at(x + k * r.inner) * factor - top);
+      const L e = exp(at(x + k * r.inner) * factor - shift);
       at.store(y + k * r.inner, e);
       sum = sum + e;
     }

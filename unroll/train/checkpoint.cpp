@@ -69,18 +69,18 @@ bool load_checkpoint(const std::string& path, SequenceModel& model, Optimizer& o
   double rate = 0;
   try {
     const Json json = Json::parse(metadata["training"]);
+    const auto number = [](const Json& value) {  // JSON writes NaN as null
+      return value.is_null() ? std::numeric_limits<double>::quiet_NaN() : value.get<double>();
+    };
     restored.step = json.at("step");
     restored.tokens = json.at("tokens");
     restored.seconds = json.at("seconds");
-    restored.best = json.at("best");
+    restored.best = number(json.at("best"));
     restored.since_best = json.at("since_best");
     rate = json.at("learning_rate");
     drawn = generator_from(json.at("generator"));
     for (auto& [name, one] : model.generators())
       inner.emplace_back(one, generator_from(json.at("generators").at(name)));
-    const auto number = [](const Json& value) {  // JSON writes NaN as null
-      return value.is_null() ? std::numeric_limits<double>::quiet_NaN() : value.get<double>();
-    };
     for (const Json& p : json.at("curve"))
       restored.curve.push_back({.step = p.at(0),
                                 .tokens = p.at(1),
@@ -94,12 +94,12 @@ bool load_checkpoint(const std::string& path, SequenceModel& model, Optimizer& o
   for (std::size_t k = 0; state.contains(std::to_string(k)); ++k)
     restored.state.push_back(state.at(std::to_string(k)));
   const StateDict before = model.state_dict();
-  model.load_state_dict(below(tensors, "model."));
   try {
+    model.load_state_dict(below(tensors, "model."));
     optimizer.load_state_dict(below(tensors, "optimizer."));
-  } catch (...) {
+  } catch (const Error& error) {
     model.load_state_dict(before);
-    throw;
+    malformed(error.what());
   }
   optimizer.set_learning_rate(rate);
   generator = drawn;

@@ -38,7 +38,12 @@ Json config_json(const ModelConfig& c) {
 
 ModelConfig config_from(const Json& json) {
   ModelConfig c;
-  c.kind = model_kind(json.at("kind").get<std::string>());
+  const auto kind = json.at("kind").get<std::string>();
+  try {
+    c.kind = model_kind(kind);
+  } catch (const Error& error) {
+    throw DataError(error.what());
+  }
   json.at("vocabulary").get_to(c.vocabulary);
   json.at("features").get_to(c.features);
   json.at("outputs").get_to(c.outputs);
@@ -139,8 +144,14 @@ LanguageModel load_model(const std::filesystem::path& folder) {
                                   nullptr, ""));
   const StateDict state = load_safetensors(folder / "model.safetensors");
   Generator generator;
-  result.model = make_model(result.config, generator);
-  result.model->load_state_dict(state);
+  try {
+    result.model = make_model(result.config, generator);
+    result.model->load_state_dict(state);
+  } catch (const Error& error) {
+    throw DataError(error_message(
+        "load_model", fmt::format("'{}': {}", folder.string(), error.what()), nullptr,
+        "config.json and model.safetensors do not belong together"));
+  }
   result.model->eval();
   return result;
 }

@@ -61,6 +61,7 @@ class Run {
     const bool resumed =
         options_.resume && !options_.checkpoint.empty() &&
         load_checkpoint(options_.checkpoint, model_, optimizer_, generator_, progress_);
+    if (resumed && task_.seek) task_.seek(progress_.step);
     Log log(options_.log, resumed);
     const InterruptGuard interrupt;
     std::optional<Progress> bar;

@@ -23,6 +23,9 @@ struct TrainTask {
   /// back-propagation through time. `at_start` tells when the next batch begins anew.
   bool carry_state = false;
   std::function<bool()> at_start = {};
+  /// Called in a resumed run: so many batches were drawn before. For sources that do not follow the
+  /// generator.
+  std::function<void(std::int64_t batches)> seek = {};
 };
 
 struct TrainOptions {

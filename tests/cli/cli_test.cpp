@@ -1,0 +1,195 @@
+// The program as a user runs it.
+
+#include <sys/wait.h>
+
+#include <nlohmann/json.hpp>
+
+#include <array>
+#include <cstdio>
+#include <string>
+
+#include "../catch.h"
+#include "../io/files.h"
+
+namespace {
+
+struct Run {
+  int code = -1;
+  std::string text;  // what it printed, errors included
+};
+
+// `arguments` as a shell takes them.
+Run unroll(const std::string& arguments) {
+  const std::string command = std::string("'") + UNROLL_CLI + "' " + arguments + " 2>&1 </dev/null";
+  Run run;
+  std::FILE* pipe = ::popen(command.c_str(), "r");
+  REQUIRE(pipe != nullptr);
+  std::array<char, 4096> buffer;
+  for (std::size_t n; (n = std::fread(buffer.data(), 1, buffer.size(), pipe)) > 0;)
+    run.text.append(buffer.data(), n);
+  const int status = ::pclose(pipe);
+  run.code = WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + status;
+  return run;
+}
+
+bool available() {
+  if (std::string(UNROLL_CLI).empty()) {
+    WARN("the program is not built");
+    return false;
+  }
+  return true;
+}
+
+std::string quoted(const std::filesystem::path& path) { return " '" + path.string() + "' "; }
+
+std::string prose(int sentences) {
+  const char* words[] = {"the", "cat", "sat", "on", "a", "mat", "and", "saw", "nine", "dogs"};
+  std::string text;
+  unsigned state = 1;
+  for (int i = 0; i < sentences; ++i) {
+    for (int k = 0; k < 6; ++k) {
+      state = state * 1664525u + 1013904223u;
+      text += words[(state >> 16) % 10];
+      text += k == 5 ? ".\n" : " ";
+    }
+  }
+  return text;
+}
+
+}  // namespace
+
+TEST_CASE("compare --quick writes results and a report, which can be redrawn", "[slow]") {
+  if (!available()) return;
+  const TemporaryDirectory folder;
+  const auto text = write_plainly(folder / "text.txt", prose(1500));
+  const auto out = folder / "out";
+  const Run run = unroll("compare --quick --parameters 20000 --text" + quoted(text) + "--out" +
+                         quoted(out));
+  CAPTURE(run.text);
+  REQUIRE(run.code == 0);
+  const nlohmann::json results = nlohmann::json::parse(read_plainly(out / "results.json"));
+  CHECK(results.at("format") == "unroll-results-1");
+  CHECK(results.at("models").size() == 4);
+  const std::string page = read_plainly(out / "report.html");
+  CHECK(has(page, "unroll-results-1"));
+  for (const char* name : {"rnn", "lstm", "gru", "transformer"}) CHECK(has(run.text, name));
+
+  const Run again = unroll("report" + quoted(out / "results.json") + "--out" +
+                           quoted(folder / "again"));
+  CAPTURE(again.text);
+  CHECK(again.code == 0);
+  CHECK(read_plainly(folder / "again/report.html") == page);
+  write_plainly(out / "results.json", "{\"format\": \"unroll-results-1\"}");
+  const Run damaged = unroll("report" + quoted(out / "results.json") + "--out" +
+                             quoted(folder / "damaged"));
+  CHECK(damaged.code != 0);
+  CHECK(has(damaged.text, "results"));
+  CHECK(!std::filesystem::exists(folder / "damaged/report.html"));
+}
+
+TEST_CASE("train, evaluate, generate, resume", "[slow]") {
+  if (!available()) return;
+  const TemporaryDirectory folder;
+  const auto text = write_plainly(folder / "text.txt", prose(400));
+  const auto model = folder / "model";
+  const std::string train = "train --model gru --hidden 24 --embedding 12 --layers 1 --context 16 "
+                            "--evaluate-every 20 --evaluation-batches 5 --warmup 5 --text" +
+                            quoted(text) + "--out" + quoted(model);
+  Run run = unroll(train + "--steps 40");
+  CAPTURE(run.text);
+  REQUIRE(run.code == 0);
+  CHECK(has(run.text, "validation"));
+  for (const char* file :
+       {"config.json", "model.safetensors", "log.jsonl", "checkpoint.safetensors"})
+    CHECK(std::filesystem::exists(model / file));
+
+  run = unroll("evaluate --batches 5 --context 16 --model-dir" + quoted(model) + "--text" +
+               quoted(text));
+  CHECK(run.code == 0);
+  CHECK(has(run.text, "nats per character"));
+
+  const std::string generate =
+      "generate --count 20 --temperature 0 --prompt 'the ' --model-dir" + quoted(model);
+  run = unroll(generate);
+  CHECK(run.code == 0);
+  CHECK(run.text.starts_with("the "));
+  CHECK(run.text.size() == 4 + 20 + 1);
+  CHECK(unroll(generate).text == run.text);
+
+  run = unroll(train + "--steps 60 --resume");
+  CHECK(run.code == 0);
+  CHECK(has(run.text, "step     60"));
+  run = unroll("generate --prompt '#' --model-dir" + quoted(model));
+  CHECK(run.code != 0);
+  CHECK(has(run.text, "#"));
+}
+
+TEST_CASE("wrong input: a message that names it, a code that is not 0, no files", "[slow]") {
+  if (!available()) return;
+  const TemporaryDirectory folder;
+  const auto good = write_plainly(folder / "good.txt", prose(400));
+  const auto empty = write_plainly(folder / "empty.txt", "");
+  const auto latin = write_plainly(folder / "latin.txt", prose(100) + "caf\xe9" + prose(100));
+  const auto tiny = write_plainly(folder / "tiny.txt", "too short");
+  const auto series = write_plainly(folder / "series.csv", "a,b\n1,2\n3,x\n");
+  struct Wrong {
+    std::string arguments;
+    const char* named;
+  };
+  const std::string text = " --text";
+  std::vector<Wrong> all;
+  for (const char* name : {"train --steps 2", "compare --quick"}) {
+    const std::string command = name;
+    for (const Wrong& one : std::initializer_list<Wrong>{
+             {command + text + quoted(folder / "missing.txt"), "missing.txt"},
+             {command + text + quoted(empty), "empty"},
+             {command + text + quoted(latin), "UTF-8"},
+             {command + text + quoted(tiny), "short"},
+             {command + text + quoted(folder.path()), "directory"},
+         })
+      all.push_back(one);
+  }
+  all.push_back({"train --model perceptron" + text + quoted(good), "perceptron"});
+  all.push_back({"compare --models lstm,perceptron" + text + quoted(good), "perceptron"});
+  all.push_back({"train --steps -5" + text + quoted(good), "--steps"});
+  all.push_back({"compare --steps -5" + text + quoted(good), "--steps"});
+  all.push_back({"train --steps many" + text + quoted(good), "--steps"});
+  all.push_back({"train --hidden -3 --steps 2" + text + quoted(good), "hidden"});
+  all.push_back({"train --recipe best" + text + quoted(good), "best"});
+  all.push_back({"train --nonsense 1" + text + quoted(good), "--nonsense"});
+  all.push_back({"train", "--text"});
+  all.push_back({"compare --quick --target b --series" + quoted(series), "x"});
+  all.push_back({"compare --quick --target c --series" + quoted(series), "c"});
+  const auto out = folder / "out";
+  const std::ptrdiff_t files = folder.files();
+  for (const Wrong& one : all) {
+    const Run run = unroll(one.arguments + " --out" + quoted(out));
+    CAPTURE(one.arguments, run.text);
+    CHECK(run.code > 0);
+    CHECK(run.code < 1000);  // it ended by itself
+    CHECK(has(run.text, one.named));
+    std::error_code ignored;
+    if (std::filesystem::exists(out)) CHECK(std::filesystem::is_empty(out));
+    std::filesystem::remove_all(out, ignored);
+    CHECK(folder.files() == files);
+  }
+  for (const std::string& arguments :
+       {"evaluate --model-dir /nowhere" + text + quoted(good), std::string("nonsense"),
+        std::string("generate --model-dir /nowhere"), std::string("report /nowhere.json"),
+        std::string(), "report" + quoted(good)}) {
+    const Run run = unroll(arguments);
+    CAPTURE(arguments, run.text);
+    CHECK(run.code > 0);
+    CHECK(run.code < 1000);
+    CHECK(!run.text.empty());
+  }
+}
+
+TEST_CASE("help and the list of ops", "[slow]") {
+  if (!available()) return;
+  CHECK(unroll("--help").code == 0);
+  CHECK(has(unroll("--help").text, "compare"));
+  const Run ops = unroll("ops");
+  CHECK(ops.code == 0);
+  CHECK(has(ops.text, "matmul"));
+}

@@ -1,0 +1,210 @@
+// The comparison's probes, its results file and its report.
+
+#include <unroll/compare/compare.h>
+#include <unroll/compare/probes.h>
+#include <unroll/ops/arithmetic.h>
+#include <unroll/ops/reduce.h>
+
+#include <nlohmann/json.hpp>
+
+#include <cmath>
+
+#include "../catch.h"
+#include "../io/files.h"
+
+using namespace unroll;
+
+namespace {
+
+using Json = nlohmann::json;
+
+// The smallest results that docs/results.md allows, with names that want to break a page.
+Json results() {
+  return Json::parse(R"json({
+    "format": "unroll-results-1",
+    "machine": {"processor": "Test processor", "threads": 2},
+    "task": {"kind": "text", "source": "</script><script>alert(1)</script>",
+             "metric": "nats per character", "uniform_loss": 4.1},
+    "settings": {"parameters": 200000, "steps": 10, "seeds": 1, "quick": true},
+    "models": [{"name": "lstm", "parameters": 198765, "tokens_per_second": 54321.5,
+                "peak_training_bytes": 1234567, "best_loss": 1.75,
+                "config": {"hidden": 99},
+                "runs": [{"seed": 1, "steps": 10, "seconds": 1.5, "best_loss": 1.75,
+                          "curve": [{"step": 10, "tokens": 640, "seconds": 1.5,
+                                     "train_loss": 2.5, "validation_loss": 1.75}]}]}],
+    "probes": {
+      "gradient_flow": {"steps": 3, "curves": [
+        {"model": "lstm", "when": "start", "norms": [1.0, 0.5, 0.25]}]},
+      "scaling": {"models": [{"model": "lstm", "time_exponent": 1.0, "memory_exponent": 1.0,
+                              "points": [{"length": 32, "seconds": 0.01, "bytes": 1000}]}]},
+      "streaming": {"points": [{"model": "lstm", "position": 1, "microseconds": 20.0,
+                                "state_bytes": 800}]},
+      "adding": {"baseline": 0.16666666666666666,
+                 "points": [{"model": "lstm", "length": 10, "mse": 0.01}]}}
+  })json");
+}
+
+}  // namespace
+
+TEST_CASE("gradient flow of a linear recurrence follows the power of its radius") {
+  for (const double radius : {0.8, 1.0, 1.1}) {
+    Generator g(1);
+    const GradientFlow flow = linear_gradient_flow(radius, 101, 16, g);
+    REQUIRE(flow.norms.size() >= 100);
+    for (std::size_t k = 0; k < flow.norms.size(); ++k) {
+      CAPTURE(radius, k);
+      const double expected = flow.norms[0] * std::pow(radius, static_cast<double>(k));
+      CHECK(flow.norms[k] == Approx(expected).epsilon(1e-4));
+    }
+  }
+}
+
+TEST_CASE("gradient flow of a model has a finite, positive norm for each step back") {
+  Generator g(2);
+  Tensor x = Tensor::empty({12, 2}, DType::i64);
+  for (std::int64_t& token : x.mutable_data<std::int64_t>()) token = g.below(7);
+  for (const ModelKind kind :
+       {ModelKind::rnn, ModelKind::lstm, ModelKind::gru, ModelKind::transformer}) {
+    CAPTURE(to_string(kind));
+    const auto model = make_model({.kind = kind, .vocabulary = 7, .embedding = 8, .hidden = 8}, g);
+    const GradientFlow flow = gradient_flow(
+        *model, x, [](const Tensor& last) { return mean(square(last)); });
+    CHECK(flow.norms.size() == (kind == ModelKind::transformer ? 12u : 11u));
+    for (double norm : flow.norms) CHECK((std::isfinite(norm) && norm > 0));
+    for (const Parameter& p : model->parameters()) CHECK(!p.grad().defined());
+  }
+}
+
+TEST_CASE("adding batches: two marks, one in each half, and their numbers' sum") {
+  Generator g(3);
+  double sum = 0, error = 0;
+  std::int64_t count = 0;
+  for (const std::int64_t length : {2, 11, 50}) {
+    const auto [x, y] = adding_batch(length, 400, g);
+    REQUIRE(x.shape() == Shape{length, 400, 2});
+    REQUIRE(y.shape() == Shape{400, 1});
+    for (std::int64_t b = 0; b < 400; ++b) {
+      double marked = 0;
+      int first = 0, second = 0;
+      for (std::int64_t t = 0; t < length; ++t) {
+        const float* at = x.data<float>().data() + (t * 400 + b) * 2;
+        REQUIRE((at[0] >= 0 && at[0] < 1));
+        REQUIRE((at[1] == 0 || at[1] == 1));
+        if (at[1] == 1) ++(t < length / 2 ? first : second);
+        marked += at[0] * at[1];
+      }
+      REQUIRE(first == 1);
+      REQUIRE(second == 1);
+      const double target = y.data<float>()[static_cast<std::size_t>(b)];
+      REQUIRE(target == Approx(marked).margin(1e-6));
+      sum += target;
+      error += (target - 1) * (target - 1);
+      ++count;
+    }
+  }
+  CHECK(sum / static_cast<double>(count) == Approx(1).margin(0.04));
+  CHECK(error / static_cast<double>(count) == Approx(adding_baseline).margin(0.02));
+  CHECK_THROWS_AS(adding_batch(1, 4, g), Error);
+}
+
+TEST_CASE("a small GRU learns to add") {
+  Generator g(4);
+  const AddingResult result = train_adding({.kind = ModelKind::gru,
+                                            .features = 2,
+                                            .outputs = 1,
+                                            .embedding = 8,
+                                            .hidden = 24,
+                                            .layers = 1},
+                                           6, 300, 32, 1e-2, g);
+  CHECK(result.length == 6);
+  CHECK(result.steps == 300);
+  CHECK(result.mse < adding_baseline / 4);
+  CHECK(!result.curve.empty());
+}
+
+TEST_CASE("the fitted exponent is the slope in the logarithms") {
+  const double x[] = {1, 2, 4, 8}, y[] = {3, 12, 48, 192}, flat[] = {5, 5, 5, 5};
+  CHECK(fitted_exponent(x, y) == Approx(2));
+  CHECK(fitted_exponent(x, flat) == Approx(0).margin(1e-12));
+  CHECK(fitted_exponent(std::span(x).first(2), std::span(y).first(2)) == Approx(2));
+}
+
+TEST_CASE("sized models come within 2 % of what was asked") {
+  for (const ModelKind kind :
+       {ModelKind::rnn, ModelKind::lstm, ModelKind::gru, ModelKind::transformer}) {
+    CAPTURE(to_string(kind));
+    const ModelConfig config = sized({.kind = kind,
+                                      .vocabulary = 80,
+                                      .embedding = 64,
+                                      .layers = kind == ModelKind::transformer ? 3 : 2},
+                                     200'000);
+    Generator g(1);
+    CHECK(static_cast<double>(make_model(config, g)->parameter_count()) ==
+          Approx(200'000).epsilon(0.02));
+  }
+  CHECK_THROWS_AS(sized({.vocabulary = 80}, 10), Error);
+}
+
+TEST_CASE("streaming: the state of a recurrent model stays, a Transformer's grows") {
+  Generator g(5);
+  const std::int64_t positions[] = {1, 4, 16};
+  for (const ModelKind kind : {ModelKind::lstm, ModelKind::transformer}) {
+    ModelConfig config{.kind = kind, .vocabulary = 9, .embedding = 8, .hidden = 8, .layers = 2};
+    const auto model = make_model(config, g);
+    const std::vector<StreamingPoint> points = measure_streaming(*model, config, positions, g);
+    REQUIRE(points.size() == 3);
+    for (std::size_t i = 0; i < 3; ++i) {
+      CHECK(points[i].position == positions[i]);
+      CHECK(points[i].microseconds > 0);
+      const std::int64_t layer = kind == ModelKind::lstm ? 2 * 8 * 4 : 2 * 8 * 4 * positions[i];
+      CHECK(points[i].state_bytes == 2 * layer);
+    }
+  }
+}
+
+TEST_CASE("results that lack something are a DataError") {
+  CHECK_NOTHROW(check_results(results()));
+  for (const char* pointer :
+       {"/format", "/task", "/task/source", "/task/metric", "/task/uniform_loss",
+        "/machine/processor", "/settings/parameters", "/models", "/models/0/name",
+        "/models/0/parameters", "/models/0/runs", "/models/0/runs/0/curve",
+        "/models/0/runs/0/curve/0/step", "/models/0/best_loss", "/probes",
+        "/probes/gradient_flow/curves/0/norms", "/probes/scaling/models/0/time_exponent",
+        "/probes/scaling/models/0/points/0/bytes", "/probes/streaming/points/0/state_bytes",
+        "/probes/adding/baseline"}) {
+    CAPTURE(pointer);
+    const Json::json_pointer at(pointer);
+    const auto rejects = [](const Json& damaged) {
+      CHECK_THROWS_AS(check_results(damaged), DataError);
+      CHECK_THROWS_AS(report(damaged), DataError);
+    };
+    Json damaged = results();
+    damaged[at.parent_pointer()].erase(at.back());
+    rejects(damaged);
+    if (std::string(pointer) == "/models/0/best_loss") continue;  // may be null
+    damaged = results();
+    damaged[at] = nullptr;
+    rejects(damaged);
+    damaged[at] = Json::array({Json::array()});
+    rejects(damaged);
+  }
+  for (const char* text :
+       {"null", "[]", "3", "{}", "\"text\"", "{\"format\":\"unroll-results-2\"}"}) {
+    CAPTURE(text);
+    CHECK_THROWS_AS(check_results(Json::parse(text)), DataError);
+    CHECK_THROWS_AS(tables(Json::parse(text)), DataError);
+  }
+}
+
+TEST_CASE("the report holds the data and asks for nothing from elsewhere") {
+  const std::string page = report(results());
+  CHECK(has(page, "Test processor"));
+  CHECK(has(page, "54321.5"));
+  CHECK(has(page, "unroll-results-1"));
+  CHECK(!has(page, "<script>alert(1)"));
+  CHECK(!has(page, "{{"));
+  for (const char* request :
+       {"src=", "@import", "stylesheet", "url(http", "href=\"http", "fetch(", "XMLHttpRequest"})
+    CHECK(!has(page, request));
+  CHECK(has(tables(results()), "lstm"));
+}

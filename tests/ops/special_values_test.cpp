@@ -1,0 +1,58 @@
+// Elementwise functions of infinities, NaN and numbers too large for an exponential.
+
+#include <unroll/ops/arithmetic.h>
+
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <vector>
+
+#include "../catch.h"
+
+using namespace unroll;
+
+TEST_CASE("elementwise functions of special values give what the mathematics library gives") {
+  struct Function {
+    const char* name;
+    std::function<Tensor(const Tensor&)> ours;
+    std::function<double(double)> exact;
+  };
+  const std::vector<Function> functions{
+      {"exp", [](auto& x) { return exp(x); }, [](double v) { return std::exp(v); }},
+      {"log", [](auto& x) { return log(x); }, [](double v) { return std::log(v); }},
+      {"tanh", [](auto& x) { return tanh(x); }, [](double v) { return std::tanh(v); }},
+      {"sigmoid", [](auto& x) { return sigmoid(x); },
+       [](double v) { return 1 / (1 + std::exp(-v)); }},
+      {"relu", [](auto& x) { return relu(x); }, [](double v) { return v < 0 ? 0 : v; }},
+      {"softplus", [](auto& x) { return softplus(x); },
+       [](double v) { return v > 50 ? v : std::log1p(std::exp(v)); }},
+      {"sqrt", [](auto& x) { return sqrt(x); }, [](double v) { return std::sqrt(v); }},
+      {"pow", [](auto& x) { return pow(x, -3); }, [](double v) { return 1 / (v * v * v); }},
+      {"clamp", [](auto& x) { return clamp(x, -1, 1); },
+       [](double v) { return v < -1 ? -1 : v > 1 ? 1 : v; }},
+      {"maximum", [](auto& x) { return maximum(x, Tensor::full({}, 1, x.dtype())); },
+       [](double v) { return v < 1 ? 1 : v; }},
+      {"minimum", [](auto& x) { return minimum(Tensor::full({}, 1, x.dtype()), x); },
+       [](double v) { return v > 1 ? 1 : v; }},
+  };
+  constexpr double infinity = std::numeric_limits<double>::infinity();
+  for (const Function& f : functions)
+    for (const DType dtype : {DType::f32, DType::f64})
+      for (const double v : {0.0, 1.0, -1.0, 20.0, -20.0, 88.0, -88.0, 89.0, 100.0, -100.0, 709.0,
+                             -709.0, 710.0, 1000.0, -1000.0, 1e30, -1e30, 1e-30, infinity,
+                             -infinity, std::numeric_limits<double>::quiet_NaN()})
+        for (const std::int64_t n : {1, 19}) {  // the rest of a vector, and whole ones
+          CAPTURE(f.name, to_string(dtype), v, n);
+          const double got = f.ours(Tensor::full({n}, v, dtype)).to(DType::f64).data<double>()[0];
+          double exact = f.exact(v);
+          if (dtype == DType::f32) exact = static_cast<double>(static_cast<float>(exact));
+          if (std::isnan(exact)) {
+            CHECK(std::isnan(got));
+          } else if (std::isinf(exact)) {
+            CHECK(got == exact);
+          } else {  // what is smaller is flushed to 0
+            CHECK(std::abs(got - exact) <= (dtype == DType::f32 ? 1e-5 : 1e-12) * std::abs(exact) +
+                                               (dtype == DType::f32 ? 1.2e-38 : 1e-307));
+          }
+        }
+}

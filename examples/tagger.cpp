@@ -12,7 +12,6 @@ using namespace unroll;
 enum Word : std::int64_t { the, cat, light, red, sees, also, words };
 enum Tag : std::int64_t { determiner, adjective, noun, verb, conjunction, tags };
 constexpr std::int64_t padding = -100;
-
 using Sentence = std::vector<std::pair<std::int64_t, std::int64_t>>;  // words with their tags
 
 Sentence draw_sentence(Generator& g) {
@@ -36,10 +35,9 @@ struct Sentences {
 };
 
 Sentences draw(Generator& g, std::int64_t batch) {
-  constexpr std::int64_t longest = 32;
-  Tensor x = Tensor::zeros({longest, batch}, DType::i64),
-         lengths = Tensor::zeros({batch}, x.dtype());
-  Tensor y = Tensor::full(x.shape(), padding, DType::i64);
+  const Shape shape{32, batch};
+  Tensor x = Tensor::zeros(shape, DType::i64), y = Tensor::full(shape, padding, DType::i64);
+  Tensor lengths = Tensor::zeros({batch}, DType::i64);
   for (std::int64_t b = 0; b < batch; ++b) {
     const Sentence s = draw_sentence(g);
     lengths.mutable_ptr<std::int64_t>()[b] = static_cast<std::int64_t>(s.size());
@@ -78,13 +76,14 @@ int main(int argc, char** argv) {
     Tape tape;
     const Tensor loss = cross_entropy(model(batch), batch.tags, {.ignore_index = padding});
     tape.backward(loss);
-    adam.step(), adam.zero_grad();
+    adam.step();
+    adam.zero_grad();
     if (step % (steps / 5) == 0) std::printf("step %3d  loss %.4f\n", step, loss.item());
   }
   const Sentences test = draw(g, 200);
   const Tensor found = argmax(model(test));
-  const double count = sum(test.lengths.to(DType::f32)).item();
   const double right = sum(equal(found.to(DType::f32), test.tags.to(DType::f32))).item();
+  const double count = sum(test.lengths.to(DType::f32)).item();
   std::printf("%.0f of %.0f words tagged right\n", right, count);
   return right > 0.98 * count ? 0 : 1;
 }

@@ -32,14 +32,10 @@ std::map<std::string, Tensor> sample() {
 
 Bytes file_of(std::string header, std::string_view data) {
   const std::uint64_t length = header.size();
-  Bytes bytes(8);
+  Bytes bytes(8 + header.size() + data.size());
   std::memcpy(bytes.data(), &length, 8);
-  const auto append = [&](std::string_view text) {
-    const auto more = std::as_bytes(std::span(text));
-    bytes.insert(bytes.end(), more.begin(), more.end());
-  };
-  append(header);
-  append(data);
+  std::memcpy(bytes.data() + 8, header.data(), header.size());
+  std::memcpy(bytes.data() + 8 + header.size(), data.data(), data.size());
   return bytes;
 }
 

@@ -502,7 +502,7 @@ TEST_CASE("back-propagation truncated beyond the sequence's length is the full o
   }
 }
 
-TEST_CASE("one thread and two give the same bits") {
+TEST_CASE("a layer gives the same bits on one thread and two") {
   for (const DType dtype : {DType::f32, DType::f64}) {
     Generator g(3);
     LSTM layer({.input_size = 48, .hidden_size = 80, .num_layers = 2, .bidirectional = true}, g);

@@ -1,0 +1,157 @@
+// What the library's parts cost one by one: products, pointwise ops, layers, the tape itself, and
+// every sample of the op table.
+#include <benchmark/benchmark.h>
+#include <unroll/ops/table.h>
+#include <unroll/unroll.h>
+
+namespace unroll::bench {
+namespace {
+
+using benchmark::State;
+
+void set_rate(State& state, double flops) {
+  state.counters["FLOPS"] = benchmark::Counter(flops, benchmark::Counter::kIsIterationInvariantRate,
+                                               benchmark::Counter::kIs1000);
+}
+
+void product(State& state) {
+  const std::int64_t m = state.range(0), k = state.range(1), n = state.range(2);
+  Generator g(1);
+  const Tensor a = g.normal({m, k}, 0, 1), b = g.normal({n, k}, 0, 1);
+  for (auto _ : state) benchmark::DoNotOptimize(matmul(a, b, {.transpose_b = true}));
+  set_rate(state, 2.0 * static_cast<double>(m * k * n));
+}
+BENCHMARK(product)
+    ->ArgNames({"m", "k", "n"})
+    ->Args({768, 128, 512})
+    ->Args({1600, 64, 512})
+    ->Args({32, 128, 512})
+    ->Args({32, 512, 2048})
+    ->Args({1, 256, 1024});
+
+// Bytes a second tell how far from memory's own speed a pass is.
+template <class F>
+void pointwise_forward(State& state, const F& f) {
+  Generator g(1);
+  const Tensor x = g.normal({state.range(0)}, 0, 1), y = g.normal({state.range(0)}, 0, 1);
+  for (auto _ : state) benchmark::DoNotOptimize(f(x, y));
+  state.SetBytesProcessed(state.iterations() * state.range(0) * 3 * 4);
+}
+template <class F>
+void pointwise_training(State& state, const F& f) {
+  Generator g(1);
+  const Tensor x = g.normal({state.range(0)}, 0, 1), y = g.normal({state.range(0)}, 0, 1);
+  for (auto _ : state) {
+    Tape tape;
+    const Tensor a = tape.watch(x), b = tape.watch(y);
+    benchmark::DoNotOptimize(tape.gradient(sum(f(a, b)), {a, b}));
+  }
+}
+const auto gated = [](const Tensor& x, const Tensor& y) {
+  return pointwise([](auto a, auto b) { return sigmoid(a) * tanh(b); }, x, y);
+};
+const auto added = [](const Tensor& x, const Tensor& y) { return x + y; };
+BENCHMARK_CAPTURE(pointwise_forward, add, added)->Arg(1 << 12)->Arg(1 << 20);
+BENCHMARK_CAPTURE(pointwise_forward, sigmoid_tanh, gated)->Arg(1 << 12)->Arg(1 << 20);
+BENCHMARK_CAPTURE(pointwise_training, sigmoid_tanh, gated)->Arg(1 << 12)->Arg(1 << 20);
+
+void tape_overhead(State& state) {
+  const Tensor x = Tensor::zeros({1});
+  for (auto _ : state) {
+    Tape tape;
+    const Tensor start = tape.watch(x);
+    Tensor y = start;
+    for (int i = 0; i < 1000; ++i) y = y * 1.0001;
+    benchmark::DoNotOptimize(tape.gradient(y, {start}));
+  }
+  state.SetItemsProcessed(state.iterations() * 1000);
+}
+BENCHMARK(tape_overhead);
+
+// Each layer on [T 64, B 16, 128] floats, or indices where it is an Embedding.
+constexpr std::int64_t steps = 64, batch = 16, width = 128;
+
+Tensor tensor_of(const Tensor& y) { return y; }
+template <class Result>
+requires requires(const Result& r) { r.output; }
+Tensor tensor_of(const Result& result) { return result.output; }
+
+template <class Layer, class... Arguments>
+void add_layer(const char* name, const Arguments&... arguments) {
+  const auto input = [] {
+    Generator g(2);
+    if constexpr (std::is_same_v<Layer, Embedding>) {
+      Tensor indices = Tensor::empty({steps, batch}, DType::i64);
+      for (std::int64_t& i : indices.mutable_data<std::int64_t>()) i = g.below(width);
+      return indices;
+    } else {
+      return g.normal({steps, batch, width}, 0, 1);
+    }
+  };
+  benchmark::RegisterBenchmark((std::string("forward/") + name).c_str(), [=](State& state) {
+    Layer layer(arguments...);
+    layer.eval();
+    const Tensor x = input();
+    for (auto _ : state) benchmark::DoNotOptimize(tensor_of(layer(x)));
+  });
+  benchmark::RegisterBenchmark((std::string("training/") + name).c_str(), [=](State& state) {
+    Layer layer(arguments...);
+    Adam adam(layer.parameters());
+    const Tensor x = input();
+    for (auto _ : state) {
+      adam.zero_grad();
+      Tape tape;
+      tape.backward(mean(square(tensor_of(layer(x)))));
+      adam.step();
+    }
+  });
+}
+
+template <class Layer, class Options>
+void add_streaming(const char* name, const Options& options) {
+  benchmark::RegisterBenchmark((std::string("streaming/") + name).c_str(), [=](State& state) {
+    Layer layer(options);
+    Generator g(1);
+    const Tensor x = g.normal({1, 1, width}, 0, 1);
+    unroll::State carried = layer.initial_state(1);
+    for (auto _ : state) carried = layer(x, carried).state;
+  });
+}
+
+void add_op(const OpEntry& entry, std::size_t index) {
+  const std::string name = "op/" + entry.name + "/" + std::to_string(index);
+  benchmark::RegisterBenchmark(name.c_str(), [&entry, index](State& state) {
+    Generator g(1);
+    const OpSample& sample = entry.samples[index];
+    std::vector<Tensor> inputs = sample.inputs(g);
+    for (Tensor& input : inputs)
+      if (input.dtype() == DType::f64) input = input.to(DType::f32);
+    for (auto _ : state) benchmark::DoNotOptimize(sample.call(inputs));
+  });
+}
+
+}  // namespace
+
+void add_micro_benchmarks() {
+  const RNNOptions rnn{.input_size = width, .hidden_size = width};
+  const LSTMOptions lstm{.input_size = width, .hidden_size = width};
+  const GRUOptions gru{.input_size = width, .hidden_size = width};
+  add_layer<Linear>("Linear", width, width);
+  add_layer<Embedding>("Embedding", width, width);
+  add_layer<LayerNorm>("LayerNorm", width);
+  add_layer<RMSNorm>("RMSNorm", width);
+  add_layer<RNN>("RNN", rnn);
+  add_layer<LSTM>("LSTM", lstm);
+  add_layer<GRU>("GRU", gru);
+  add_layer<MultiHeadAttention>("MultiHeadAttention",
+                                MultiHeadAttentionOptions{.embed_dim = width, .num_heads = 4});
+  add_layer<TransformerEncoderLayer>("TransformerEncoderLayer",
+                                     TransformerOptions{.d_model = width, .nhead = 4});
+  add_streaming<RNN>("RNN", rnn);
+  add_streaming<LSTM>("LSTM", lstm);
+  add_streaming<GRU>("GRU", gru);
+  for (const OpEntry* entry : op_table())
+    for (std::size_t i = 0; i < entry->samples.size(); ++i) add_op(*entry, i);
+}
+
+}  // namespace unroll::bench

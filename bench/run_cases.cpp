@@ -3,7 +3,6 @@
 #include <unroll/graph/generator.h>
 #include <unroll/graph/memory.h>
 #include <unroll/graph/threads.h>
-#include <unroll/ops/onednn.h>
 
 #include <algorithm>
 #include <chrono>
@@ -11,6 +10,9 @@
 #include <regex>
 
 #include "cases.h"
+#ifndef UNROLL_NO_ONEDNN
+#include <unroll/ops/onednn.h>
+#endif
 
 namespace unroll::bench {
 namespace {
@@ -40,6 +42,7 @@ Seconds timed(const std::function<void()>& run, double seconds) {
   return {rounds[2], rounds[0]};
 }
 
+#ifndef UNROLL_NO_ONEDNN
 /// FLOPs a second of a 768 x 512 x 128 product by oneDNN with weights in the layout it likes best.
 double packed_product_rate(int threads) {
   using dnnl::memory;
@@ -64,6 +67,9 @@ double packed_product_rate(int threads) {
   };
   return 2.0 * m * n * k / timed(run, 0.25).best;
 }
+#else
+double packed_product_rate(int) { return 0; }
+#endif
 
 }  // namespace
 
@@ -87,7 +93,7 @@ int run_cases(const std::string& filter, int threads, double seconds) {
     const double scale = one.unit == Unit::ms ? 1e3 : 1e6;
     fmt::print(R"({{"case": "{}", "threads": {}, "{}": {:.5g}, "{}_best": {:.5g})", one.name,
                threads, unit, time.median * scale, unit, time.best * scale);
-    if (one.flops > 0) fmt::print(R"(, "limit_ms": {:.5g})", one.flops / rate * 1e3);
+    if (rate > 0) fmt::print(R"(, "limit_ms": {:.5g})", one.flops / rate * 1e3);
     fmt::print(R"(, "peak_bytes": {}}})"
                "\n",
                peak);

@@ -1,12 +1,45 @@
 #include <unroll/graph/threads.h>
 #include <unroll/ops/gemm.h>
+#include <unroll/ops/simd.h>
 
 #include <algorithm>
 
 namespace unroll {
 namespace {
 
+// One row times a transposed matrix, as streaming meets it: a dot product for every row of B, read
+// once. oneDNN spends longer on packing B than on the product.
+template <class T>
+[[gnu::flatten]] void row_times_transposed(const Gemm& g, const T* a, const T* b, const T* bias,
+                                           T* c) {
+  using L = simd::Lanes<T>;
+  namespace hn = simd::hn;
+  constexpr std::int64_t lanes = L::count, together = 4;
+  const auto rest = static_cast<std::size_t>(g.k % lanes);
+  for (std::int64_t j = 0; j < g.n; j += together) {
+    const std::int64_t rows = std::min(together, g.n - j);
+    L sums[together];
+    const auto add = [&](std::int64_t i, auto load) {
+      const L x = load(a + i);
+      for (std::int64_t r = 0; r < together; ++r) {
+        const std::int64_t row = r < rows ? r : rows - 1;  // a row twice, rather than a branch
+        sums[r] = hn::MulAdd(x.v, load(b + (j + row) * g.k + i).v, sums[r].v);
+      }
+    };
+    std::int64_t i = 0;
+    for (; i + lanes <= g.k; i += lanes) add(i, [](const T* p) { return L::load(p); });
+    if (rest > 0) add(i, [rest](const T* p) { return L::load_first(p, rest); });
+    for (std::int64_t r = 0; r < rows; ++r) {
+      const T sum = hn::GetLane(hn::SumOfLanes(simd::Tag<T>(), sums[r].v));
+      const T start = g.accumulate ? c[j + r] : (g.bias ? bias[j + r] : T(0));
+      c[j + r] = start + sum;
+    }
+  }
+}
+
 void run_piece(const Gemm& g, const float* a, const float* b, const float* bias, float* c) {
+  if (g.m == 1 && g.batch == 1 && g.transpose_b && !g.transpose_a)
+    return row_times_transposed(g, a, b, bias, c);
 #ifdef UNROLL_ONEDNN
   detail::gemm_onednn(g, a, b, bias, c);
 #else

@@ -56,3 +56,12 @@ TEST_CASE("elementwise functions of special values give what the mathematics lib
           }
         }
 }
+
+TEST_CASE("comparisons with infinity are masks of 0 and 1") {
+  const double infinity = std::numeric_limits<double>::infinity();
+  const unroll::Tensor x = unroll::Tensor::from({-infinity, 0.0, infinity}, {3});
+  const unroll::Tensor mask = unroll::greater(x, 0.0);
+  CHECK(mask.data<double>()[0] == 0);
+  CHECK(mask.data<double>()[1] == 0);
+  CHECK(mask.data<double>()[2] == 1);
+}

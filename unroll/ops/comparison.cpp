@@ -9,13 +9,20 @@ namespace {
 
 // 1 where the comparison holds. It has no gradient: the result depends on no derivative.
 template <class Compare>
+struct MaskFn {
+  Compare holds;
+  static constexpr Keep keep{.inputs = 0};
+  static void vjp(const MaskFn&, Vjp&) {}
+  template <class X>
+  X operator()(X x, X y) const {
+    return simd::where(holds(x, y), X(1), X(0));
+  }
+};
+
+template <class Compare>
 Tensor compare(const char* name, const Where& where, Compare holds, const Tensor& a,
                const Tensor& b) {
-  const NoGrad constant;
-  return pointwise(
-      PointwiseName(name, where),
-      [holds](auto x, auto y) { return simd::where(holds(x, y), x * 0.0 + 1.0, x * 0.0); },
-      a.detach(), b.detach());
+  return pointwise(PointwiseName(name, where), MaskFn<Compare>{holds}, a.detach(), b.detach());
 }
 
 Tensor number(const Tensor& like, double value) { return Tensor::full({}, value, like.dtype()); }

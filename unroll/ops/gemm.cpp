@@ -10,7 +10,7 @@ namespace {
 // One row times a transposed matrix, as streaming meets it: a dot product for every row of B, read
 // once. oneDNN spends longer on packing B than on the product.
 template <class T>
-[[gnu::flatten]] void row_times_transposed(const Gemm& g, const T* a, const T* b, const T* bias,
+UNROLL_FLATTEN void row_times_transposed(const Gemm& g, const T* a, const T* b, const T* bias,
                                            T* c) {
   using L = simd::Lanes<T>;
   namespace hn = simd::hn;

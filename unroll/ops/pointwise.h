@@ -271,7 +271,7 @@ class PointwiseOp : public OpRecord<PointwiseOp<F, NI, NO, Order>> {
 
   // Flattened: a vector handed to a function that is not inlined would go through memory.
   template <class L, class T>
-  [[gnu::flatten]] static void run_row(
+  UNROLL_FLATTEN static void run_row(
       const F& f, const std::array<const T*, NI>& p, const std::array<T*, NO>& q,
       const std::array<bool, detail::PointwiseLoop::max_slots>& steps, std::int64_t n) {
     constexpr std::int64_t lanes = L::count;

@@ -14,6 +14,14 @@
 #include <limits>
 #include <type_traits>
 
+// Inlines all that a kernel calls: a vector handed to a function out of line goes through memory.
+// With the sanitizers' checks in every call that would take minutes a file, for no use.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define UNROLL_FLATTEN
+#else
+#define UNROLL_FLATTEN [[gnu::flatten]]
+#endif
+
 namespace unroll::simd {
 
 namespace hn = hwy::HWY_NAMESPACE;

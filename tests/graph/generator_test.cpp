@@ -52,7 +52,7 @@ TEST_CASE("reserve gives whole blocks that nobody else draws") {
   CHECK(g.next() == Generator::block(1, 4)[0]);
 }
 
-TEST_CASE("uniform numbers lie in [0, 1) and have mean 1/2 and variance 1/12") {
+TEST_CASE("uniform numbers lie between 0 and 1 and have mean 1/2 and variance 1/12") {
   Generator g(3);
   const Tensor x = g.uniform({100'000}, 0, 1, DType::f64);
   double sum = 0, squares = 0;

@@ -35,7 +35,7 @@ Bytes file_of(std::string header, std::string_view data) {
   Bytes bytes(8 + header.size() + data.size());
   std::memcpy(bytes.data(), &length, 8);
   std::memcpy(bytes.data() + 8, header.data(), header.size());
-  std::memcpy(bytes.data() + 8 + header.size(), data.data(), data.size());
+  if (!data.empty()) std::memcpy(bytes.data() + 8 + header.size(), data.data(), data.size());
   return bytes;
 }
 

@@ -12,7 +12,8 @@ namespace {
 
 double squared_norm(const Tensor& tensor) {
   double sum = 0;
-  for (double x : tensor.to(DType::f64).data<double>()) sum += x * x;
+  const Tensor exact = tensor.to(DType::f64);
+  for (double x : exact.data<double>()) sum += x * x;
   return sum;
 }
 

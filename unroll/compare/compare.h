@@ -18,7 +18,7 @@ struct CompareOptions {
   std::int64_t steps = 600;  ///< training steps of each model
   double seconds = 0;        ///< training time of each model in place of steps
   int seeds = 1;
-  int threads = 2;
+  int threads = 1;
   bool quick = false;  ///< everything in under a minute
 };
 

@@ -205,7 +205,9 @@ TEST_CASE("rows() says what becomes of calls put together") {
     for (std::size_t n = 0; n < tape.size(); ++n) {
       const Node& node = tape.node(n);
       if (node.op == nullptr || node.op->random() || node.input_count > 5) continue;
-      const std::vector<Tensor> in(node.inputs, node.inputs + node.input_count);
+      std::vector<Tensor> in;
+      for (std::uint32_t i = 0; i < node.input_count; ++i)
+        in.push_back(tape.value(node.inputs[i]).tensor);
       for (unsigned choice = 1; choice < 1u << in.size(); ++choice) {
         bool stacked[5], possible = true;
         for (std::size_t i = 0; i < in.size(); ++i) {

@@ -40,7 +40,11 @@ class Arena {
 
   template <class T>
   T* make(const T& value) {
-    T* object = new (allocate(sizeof(T), alignof(T))) T(value);
+    return emplace<T>(value);
+  }
+  template <class T, class... Args>
+  T* emplace(Args&&... args) {
+    T* object = new (allocate(sizeof(T), alignof(T))) T(std::forward<Args>(args)...);
     if constexpr (!std::is_trivially_destructible_v<T>)
       owned_.push_back({object, 1, [](void* p, std::size_t) { static_cast<T*>(p)->~T(); }});
     return object;

@@ -8,7 +8,7 @@
 #include <deque>
 #include <mutex>
 #include <new>
-#include <vector>
+#include <utility>
 
 namespace unroll {
 namespace {
@@ -33,40 +33,38 @@ std::size_t class_bytes(int size_class) {
   return ((((4 + quarter + 1) << power) + 3) / 4) * smallest;
 }
 
-// One thread's share of the counts. Only that thread writes: plain loads and stores, no locked
-// instructions, which would cost more than the allocation itself. A block that another thread
-// frees counts negative there; only the sums mean something.
-struct Counters {
+// One thread's share of the counts, and its blocks that nobody uses. Only that thread writes: plain
+// loads and stores, no locked instructions, which would cost more than the allocation itself. A
+// block that another thread frees counts negative there; only the sums mean something.
+struct ThreadMemory {
   std::atomic<std::int64_t> live{0}, peak{0}, cached{0}, allocations{0}, system{0};
   std::array<std::atomic<std::int64_t>, memory_kinds> by_kind{};
+  std::array<Buffer*, class_count> free{};  // by size class, chained by Buffer::next
 
   static void add(std::atomic<std::int64_t>& count, std::int64_t amount) {
     count.store(count.load(std::memory_order_relaxed) + amount, std::memory_order_relaxed);
   }
+  void clear() {
+    for (Buffer*& first : free) {
+      while (first != nullptr) {
+        Buffer* const block = std::exchange(first, first->next);
+        add(cached, -static_cast<std::int64_t>(block->capacity));
+        block->~Buffer();
+        std::free(block);
+      }
+    }
+  }
 };
 
-// All threads' counters. They outlive their threads, whose blocks may still be in use.
+// All threads' memory. The counts outlive their threads, whose blocks may still be in use.
 struct Registry {
   std::mutex mutex;
-  std::deque<Counters> counters;
+  std::deque<ThreadMemory> threads;
 };
 
 Registry& registry() {
   static Registry* const all = new Registry;  // never destroyed: used until the very end
   return *all;
-}
-
-Counters& register_thread() {
-  Registry& all = registry();
-  const std::lock_guard lock(all.mutex);
-  return all.counters.emplace_back();
-}
-
-thread_local Counters* thread_counters = nullptr;
-
-Counters& counters() {
-  if (thread_counters == nullptr) thread_counters = &register_thread();
-  return *thread_counters;
 }
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -75,79 +73,87 @@ constexpr bool caching = false;  // a cached block would hide its misuse from th
 constexpr bool caching = true;
 #endif
 
-// Blocks freed by this thread, by size class, chained through their data.
-struct Cache {
-  std::array<std::vector<Buffer*>, class_count> free;
-  ~Cache();
-  void clear();
-};
-thread_local bool cache_gone = false;  // trivially destroyed: readable after the cache itself
-thread_local Cache cache;
+// Plain pointers, which cost nothing to reach, unlike objects that a thread must first construct.
+thread_local ThreadMemory* thread_memory = nullptr;
+thread_local bool thread_ends = false;
 thread_local MemoryKind current_kind = MemoryKind::value;
 
-void Cache::clear() {
-  for (auto& blocks : free) {
-    for (Buffer* block : blocks) {
-      Counters::add(counters().cached, -static_cast<std::int64_t>(block->capacity));
-      block->~Buffer();
-      std::free(block);
-    }
-    blocks.clear();
+// Gives a thread's blocks back when it ends; those freed later go to the system at once.
+struct ThreadEnd {
+  ThreadMemory& memory;
+  ~ThreadEnd() {
+    memory.clear();
+    thread_ends = true;
   }
+};
+
+ThreadMemory& register_thread() {
+  Registry& all = registry();
+  {
+    const std::lock_guard lock(all.mutex);
+    thread_memory = &all.threads.emplace_back();
+  }
+  thread_local const ThreadEnd end{*thread_memory};
+  return *thread_memory;
 }
 
-Cache::~Cache() {
-  clear();
-  cache_gone = true;
+ThreadMemory& this_thread() {
+  if (thread_memory == nullptr) [[unlikely]]
+    return register_thread();
+  return *thread_memory;
+}
+
+Buffer* system_block(std::size_t capacity) {
+  void* memory = std::aligned_alloc(alignof(Buffer), sizeof(Buffer) + capacity);
+  if (memory == nullptr) {
+    const MemoryStats stats = memory_stats();
+    fail("memory",
+         fmt::format("{} bytes asked, {} live (values {}, gradients {}, parameters {}, "
+                     "optimizer {}), none left",
+                     capacity, stats.live, stats.live_by_kind[0], stats.live_by_kind[1],
+                     stats.live_by_kind[2], stats.live_by_kind[3]),
+         fmt::format("Use a smaller batch or a shorter sequence (built for {})", built_for()));
+  }
+  return new (memory) Buffer;
 }
 
 }  // namespace
 
 Buffer* Buffer::allocate(std::size_t bytes) {
   const int size_class = class_of(bytes);
-  const std::size_t capacity = class_bytes(size_class);
-  const auto size = static_cast<std::int64_t>(capacity);
-  Counters& count = counters();
-  Buffer* block = nullptr;
-  if (caching && !cache_gone && !cache.free[size_class].empty()) {
-    block = cache.free[size_class].back();
-    cache.free[size_class].pop_back();
-    Counters::add(count.cached, -size);
+  ThreadMemory& memory = this_thread();
+  Buffer* block = memory.free[static_cast<std::size_t>(size_class)];
+  if (block != nullptr) [[likely]] {
+    memory.free[static_cast<std::size_t>(size_class)] = block->next;
+    ThreadMemory::add(memory.cached, -static_cast<std::int64_t>(block->capacity));
     block->references.store(1, std::memory_order_relaxed);
   } else {
-    void* memory = std::aligned_alloc(alignof(Buffer), sizeof(Buffer) + capacity);
-    if (memory == nullptr) {
-      const MemoryStats stats = memory_stats();
-      fail("memory",
-           fmt::format("{} bytes asked, {} live (values {}, gradients {}, parameters {}, "
-                       "optimizer {}), none left",
-                       capacity, stats.live, stats.live_by_kind[0], stats.live_by_kind[1],
-                       stats.live_by_kind[2], stats.live_by_kind[3]),
-           fmt::format("Use a smaller batch or a shorter sequence (built for {})", built_for()));
-    }
-    block = new (memory) Buffer;
+    const std::size_t capacity = class_bytes(size_class);
+    block = system_block(capacity);
     block->size_class = static_cast<std::uint8_t>(size_class);
     block->capacity = capacity;
-    Counters::add(count.system, 1);
+    ThreadMemory::add(memory.system, 1);
   }
   block->kind = current_kind;
-  Counters::add(count.allocations, 1);
-  Counters::add(count.by_kind[static_cast<int>(current_kind)], size);
-  Counters::add(count.live, size);
-  const std::int64_t live = count.live.load(std::memory_order_relaxed);
-  if (live > count.peak.load(std::memory_order_relaxed))
-    count.peak.store(live, std::memory_order_relaxed);
+  const auto size = static_cast<std::int64_t>(block->capacity);
+  ThreadMemory::add(memory.allocations, 1);
+  ThreadMemory::add(memory.by_kind[static_cast<std::size_t>(current_kind)], size);
+  ThreadMemory::add(memory.live, size);
+  const std::int64_t live = memory.live.load(std::memory_order_relaxed);
+  if (live > memory.peak.load(std::memory_order_relaxed))
+    memory.peak.store(live, std::memory_order_relaxed);
   return block;
 }
 
 void Buffer::free() {
   const auto size = static_cast<std::int64_t>(capacity);
-  Counters& count = counters();
-  Counters::add(count.live, -size);
-  Counters::add(count.by_kind[static_cast<int>(kind)], -size);
-  if (caching && !cache_gone) {
-    cache.free[size_class].push_back(this);
-    Counters::add(count.cached, size);
+  ThreadMemory& memory = this_thread();
+  ThreadMemory::add(memory.live, -size);
+  ThreadMemory::add(memory.by_kind[static_cast<std::size_t>(kind)], -size);
+  if (caching && !thread_ends) [[likely]] {
+    next = memory.free[size_class];
+    memory.free[size_class] = this;
+    ThreadMemory::add(memory.cached, size);
   } else {
     this->~Buffer();
     std::free(this);
@@ -158,7 +164,7 @@ MemoryStats memory_stats() {
   MemoryStats stats;
   Registry& all = registry();
   const std::lock_guard lock(all.mutex);
-  for (const Counters& one : all.counters) {
+  for (const ThreadMemory& one : all.threads) {
     stats.live += one.live;
     stats.peak += one.peak;
     stats.cached += one.cached;
@@ -172,10 +178,10 @@ MemoryStats memory_stats() {
 void reset_peak_memory() {
   Registry& all = registry();
   const std::lock_guard lock(all.mutex);
-  for (Counters& one : all.counters) one.peak.store(one.live.load());
+  for (ThreadMemory& one : all.threads) one.peak.store(one.live.load());
 }
 
-void release_cached_memory() { cache.clear(); }
+void release_cached_memory() { this_thread().clear(); }
 
 MemoryScope::MemoryScope(MemoryKind kind) : previous_(current_kind) { current_kind = kind; }
 MemoryScope::~MemoryScope() { current_kind = previous_; }

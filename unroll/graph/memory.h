@@ -17,11 +17,15 @@ struct alignas(64) Buffer {
   MemoryKind kind = MemoryKind::value;
   std::uint8_t size_class = 0;
   std::size_t capacity = 0;  ///< bytes of data
+  Buffer* next = nullptr;    ///< of the blocks in a cache
 
   std::byte* data() { return reinterpret_cast<std::byte*>(this) + sizeof(Buffer); }
   void retain() { references.fetch_add(1, std::memory_order_relaxed); }
   void release() {
-    if (references.fetch_sub(1, std::memory_order_acq_rel) == 1) free();
+    // The only owner need not lock the count: nobody else is there to change it.
+    if (references.load(std::memory_order_acquire) == 1 ||
+        references.fetch_sub(1, std::memory_order_acq_rel) == 1)
+      free();
   }
 
   /// A block of at least `bytes`, from the thread's cache where one of its size class is free.
@@ -33,8 +37,9 @@ struct alignas(64) Buffer {
 };
 
 struct MemoryStats {
-  std::int64_t live = 0;    ///< bytes in buffers that something refers to
-  std::int64_t peak = 0;    ///< the most that was live since reset_peak_memory(), each thread's added up
+  std::int64_t live = 0;  ///< bytes in buffers that something refers to
+  std::int64_t peak =
+      0;  ///< the most that was live since reset_peak_memory(), each thread's added up
   std::int64_t cached = 0;  ///< bytes held for reuse
   std::array<std::int64_t, memory_kinds> live_by_kind{};
   std::int64_t allocations = 0;         ///< buffers handed out

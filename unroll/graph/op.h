@@ -9,6 +9,7 @@
 namespace unroll {
 
 class Arena;
+class Kernel;
 
 /// The arguments of an op. A span of pointers, so that passing them costs no reference counts.
 class Args {
@@ -54,8 +55,6 @@ struct Keep {
 /// Derive from OpRecord<Self>, keep attributes as members, and call it with apply().
 class Op {
  public:
-  virtual ~Op() = default;
-
   virtual const char* name() const = 0;
   virtual int outputs() const { return 1; }
 
@@ -66,6 +65,15 @@ class Op {
   /// `allocates()`, it assigns the outputs instead (views, compositions).
   virtual void forward(Args in, std::span<Tensor> out) const = 0;
   virtual bool allocates() const { return false; }
+
+  /// Makes repeated calls ready, whose inputs are like `in`; those `fixed` keep their data from
+  /// call to call, the others may be abstract. Default: a kernel that calls forward().
+  virtual const Kernel* bind(Args in, std::span<const bool> fixed, Arena& arena) const;
+  /// Bit i: output 0 may be written over input i while it is computed.
+  virtual std::uint32_t in_place(Args in) const {
+    (void)in;
+    return 0;
+  }
 
   /// The vector-Jacobian product, written with ops. Where it is differentiable again, gradients
   /// of gradients work. Default: throws Error, "has no gradient".
@@ -84,6 +92,11 @@ class Op {
   virtual bool random() const { return false; }
 
   virtual const Op* clone(Arena& arena) const = 0;
+
+ protected:
+  // Not virtual: whoever holds a record knows its type, and one without resources needs no
+  // destruction at all.
+  ~Op() = default;
 };
 
 /// Gives a record its clone().
@@ -91,6 +104,9 @@ template <class Self>
 class OpRecord : public Op {
  public:
   const Op* clone(Arena& arena) const override;
+
+ protected:
+  ~OpRecord() = default;
 };
 
 }  // namespace unroll

@@ -30,7 +30,7 @@ Shape::Shape(std::span<const std::int64_t> sizes) : rank_(static_cast<int>(sizes
     fail_shape("shape", fmt::format("{} axes; at most {} are supported", sizes.size(), max_rank));
   for (std::int64_t size : sizes)
     if (size < 0) fail_shape("shape", fmt::format("negative size in [{}]", fmt::join(sizes, ", ")));
-  std::copy(sizes.begin(), sizes.end(), sizes_.begin());
+  std::copy(sizes.begin(), sizes.end(), sizes_);
 }
 
 void Shape::fail_axis(int axis) const {
@@ -40,8 +40,8 @@ void Shape::fail_axis(int axis) const {
 Shape Shape::without(int axis) const {
   Shape result = *this;
   const int index = axis_index(axis);
-  std::copy(sizes_.begin() + index + 1, sizes_.begin() + rank_, result.sizes_.begin() + index);
-  result.sizes_[--result.rank_] = 0;
+  std::copy(sizes_ + index + 1, sizes_ + rank_, result.sizes_ + index);
+  --result.rank_;
   return result;
 }
 
@@ -55,8 +55,7 @@ Shape Shape::inserted(int axis, std::int64_t size) const {
   if (axis < 0 || axis > rank_ || rank_ == max_rank)
     fail_shape("shape", fmt::format("cannot insert axis {} into {}", axis, to_string(*this)));
   Shape result = *this;
-  std::copy_backward(sizes_.begin() + axis, sizes_.begin() + rank_,
-                     result.sizes_.begin() + rank_ + 1);
+  std::copy_backward(sizes_ + axis, sizes_ + rank_, result.sizes_ + rank_ + 1);
   result.sizes_[axis] = size;
   ++result.rank_;
   return result;

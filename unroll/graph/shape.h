@@ -1,6 +1,6 @@
 #pragma once
 
-#include <array>
+#include <algorithm>
 #include <cstdint>
 #include <initializer_list>
 #include <span>
@@ -44,7 +44,17 @@ class Shape {
  public:
   static constexpr int max_rank = 6;
 
-  Shape() = default;
+  // Most shapes have two axes or one: the others are written and copied where they exist.
+  Shape() {}
+  Shape(const Shape& other) { *this = other; }
+  Shape& operator=(const Shape& other) {
+    rank_ = other.rank_;
+    if (rank_ > 0) sizes_[0] = other.sizes_[0];
+    if (rank_ > 1) sizes_[1] = other.sizes_[1];
+    if (rank_ > 2) [[unlikely]]
+      std::copy(other.sizes_ + 2, other.sizes_ + rank_, sizes_ + 2);
+    return *this;
+  }
   Shape(std::initializer_list<std::int64_t> sizes)
       : Shape(std::span<const std::int64_t>(sizes.begin(), sizes.size())) {}
   /// Throws ShapeError for more than max_rank axes or a negative size.
@@ -65,8 +75,8 @@ class Shape {
     for (int i = 0; i < rank_; ++i) product *= sizes_[i];
     return product;
   }
-  const std::int64_t* begin() const { return sizes_.data(); }
-  const std::int64_t* end() const { return sizes_.data() + rank_; }
+  const std::int64_t* begin() const { return sizes_; }
+  const std::int64_t* end() const { return sizes_ + rank_; }
 
   Shape without(int axis) const;
   Shape with(int axis, std::int64_t size) const;
@@ -83,7 +93,7 @@ class Shape {
  private:
   [[noreturn]] void fail_axis(int axis) const;
 
-  std::array<std::int64_t, max_rank> sizes_{};
+  std::int64_t sizes_[max_rank];
   int rank_ = 0;
 };
 

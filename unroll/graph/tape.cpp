@@ -32,6 +32,33 @@ std::string shapes_of(Args args) {
   return text;
 }
 
+// What an op gives for shapes alone.
+void infer_abstract(const Op& op, Args in, std::span<Tensor> out) {
+  std::vector<Spec> specs(out.size());
+  op.infer(in, specs);
+  for (std::size_t i = 0; i < out.size(); ++i)
+    out[i] = Tensor::abstract(specs[i].shape, specs[i].dtype);
+}
+
+void allocate_outputs(const Op& op, Args in, std::span<Tensor> out) {
+  constexpr std::size_t usual = 3;
+  Spec few[usual];
+  std::vector<Spec> many(out.size() > usual ? out.size() : 0);
+  const std::span<Spec> specs = out.size() > usual ? std::span(many) : std::span(few, out.size());
+  op.infer(in, specs);
+  for (std::size_t i = 0; i < out.size(); ++i)
+    out[i] = Tensor::empty(specs[i].shape, specs[i].dtype);
+}
+
+// The op knows what was wrong, only the call of apply() knows who called.
+[[noreturn]] void rethrow_with_place(const ShapeError& error, const Where& where) {
+  if (where.line() == 0 || std::string_view(error.what()).find(".cpp:") != std::string::npos)
+    throw error;
+  const std::string_view path = where.file_name();
+  throw ShapeError(fmt::format("{} ({}:{})", error.what(), path.substr(path.find_last_of('/') + 1),
+                               where.line()));
+}
+
 // Swaps the current tape and swaps it back, whatever happens.
 class CurrentTape {
  public:
@@ -60,32 +87,17 @@ void apply(const Op& op, Args in, std::span<Tensor> out, const Where& where) {
     if (!in[i].defined()) fail(op.name(), fmt::format("input {} is an undefined tensor", i), where);
     abstract = abstract || in[i].is_abstract();
   }
-  constexpr std::size_t usual = 3;
-  Spec few[usual];
-  std::vector<Spec> many(out.size() > usual ? out.size() : 0);
-  const std::span<Spec> specs = out.size() > usual ? std::span(many) : std::span(few, out.size());
   try {
     if (abstract) {
-      op.infer(in, specs);
-      for (std::size_t i = 0; i < out.size(); ++i)
-        out[i] = Tensor::abstract(specs[i].shape, specs[i].dtype);
+      infer_abstract(op, in, out);
     } else {
       const detail::FlushDenormals flush;
       const CurrentTape unrecorded(nullptr);  // a composition inside an op is not on the tape
-      if (!op.allocates()) {
-        op.infer(in, specs);
-        for (std::size_t i = 0; i < out.size(); ++i)
-          out[i] = Tensor::empty(specs[i].shape, specs[i].dtype);
-      }
+      if (!op.allocates()) allocate_outputs(op, in, out);
       op.forward(in, out);
     }
   } catch (const ShapeError& error) {
-    // The op knows what was wrong, only this place knows who called.
-    if (where.line() == 0 || std::string_view(error.what()).find(".cpp:") != std::string::npos)
-      throw;
-    const std::string_view path = where.file_name();
-    throw ShapeError(fmt::format("{} ({}:{})", error.what(),
-                                 path.substr(path.find_last_of('/') + 1), where.line()));
+    rethrow_with_place(error, where);
   }
   if (current_tape == nullptr) return;
   if (current_tape->checks_numbers())
@@ -98,40 +110,30 @@ void apply(const Op& op, Args in, std::span<Tensor> out, const Where& where) {
 }
 
 Tape::Tape(Options options) : options_(options), id_(next_tape_id()), previous_(current_tape) {
+  flush_.emplace();
   current_tape = this;
 }
 
 Tape::~Tape() { stop(); }
 
 void Tape::stop() {
-  if (!live_) return;
-  live_ = false;
+  if (!flush_) return;
+  flush_.reset();
   if (current_tape == this) current_tape = previous_;
 }
 
 Tape* Tape::current() { return current_tape; }
 
-Node& Tape::add_node(std::size_t inputs, std::size_t outputs) {
-  Node& node = nodes_.emplace_back();
-  node.input_count = static_cast<std::uint32_t>(inputs);
-  node.output_count = static_cast<std::uint32_t>(outputs);
-  Tensor* tensors = arena_.make_array<Tensor>(inputs + outputs);
-  node.inputs = tensors;
-  node.outputs = tensors + inputs;
-  node.edges = arena_.make_array<std::uint32_t>(inputs);
-  node.first_value = static_cast<std::uint32_t>(producer_.size());
-  const auto index = static_cast<std::uint32_t>(nodes_.size() - 1);
-  for (std::size_t i = 0; i < outputs; ++i) producer_.push_back(index);
-  return node;
-}
-
 Tensor Tape::input(const Tensor& value, bool needs_grad) {
-  Node& node = add_node(0, 1);
+  const auto id = static_cast<std::uint32_t>(values_.size());
+  const auto index = static_cast<std::uint32_t>(nodes_.size());
+  Node& node = nodes_.emplace_back();
+  node.output_count = 1;
+  node.first_output = id;
   node.needs_grad = needs_grad;
-  Tensor result = value;
-  result.set_ref({id_, node.first_value});
-  node.outputs[0] = result;
-  return result;
+  Value& output = values_.emplace_back(value, index, needs_grad);
+  output.tensor.set_ref({id_, id});
+  return output.tensor;
 }
 
 Tensor Tape::leaf(const std::shared_ptr<ParameterState>& parameter) {
@@ -142,53 +144,67 @@ Tensor Tape::leaf(const std::shared_ptr<ParameterState>& parameter) {
     nodes_.back().parameter = arena_.make(parameter);
     leaves_.push_back(found->second);
   }
-  return nodes_[found->second].outputs[0];
+  return values_[nodes_[found->second].first_output].tensor;
 }
 
 // A trace takes values of an outer tape as inputs, so that gradients can leave through them.
 std::uint32_t Tape::foreign_leaf(const Tensor& value) {
-  for (const Node& node : nodes_)
+  for (std::size_t n = 0; n < nodes_.size(); ++n) {
+    const Node& node = nodes_[n];
     if (node.foreign != nullptr && node.foreign->ref().tape == value.ref().tape &&
         node.foreign->ref().value == value.ref().value)
-      return node.first_value;
+      return node.first_output;
+  }
   const Tensor leaf = input(value, true);
   nodes_.back().foreign = arena_.make(value);
   return leaf.ref().value;
 }
 
+// The id of a tensor that an op reads; its data stays where the op's vjp reads it.
+std::uint32_t Tape::input_value(const Tensor& tensor, bool kept) {
+  if (owns(tensor)) {
+    Tensor& known = values_[tensor.ref().value].tensor;
+    if (kept && known.is_abstract()) known = tensor;
+    return tensor.ref().value;
+  }
+  if (options_.trace && tensor.ref().tape != 0) return foreign_leaf(tensor);
+  const auto id = static_cast<std::uint32_t>(values_.size());
+  values_.emplace_back(kept ? tensor : Tensor::abstract(tensor.shape(), tensor.dtype()));
+  return id;
+}
+
 void Tape::record(const Op& op, Args in, std::span<Tensor> out, const Where& where) {
   bool needs = false;
   for (std::size_t i = 0; i < in.size(); ++i)
-    needs = needs || (owns(in[i]) && nodes_[producer_[in[i].ref().value]].needs_grad);
+    needs = needs || needs_grad(in[i]) || (options_.trace && !owns(in[i]) && in[i].ref().tape != 0);
   needs = needs && op.differentiable();
   if (!needs && !options_.trace) {
     // A view may have carried its input's place along: the result is a constant.
     for (Tensor& tensor : out) tensor.set_ref({});
     return;
   }
-  if (options_.trace)
-    for (std::size_t i = 0; i < in.size(); ++i)
-      if (!owns(in[i]) && in[i].ref().tape != 0) {
-        foreign_leaf(in[i]);
-        needs = op.differentiable();
-      }
-  Node& node = add_node(in.size(), out.size());
+  const Keep keep = options_.trace ? Keep{~0u, ~0u} : op.keep();
+  const auto kept = [](std::uint32_t mask, std::size_t i) {
+    return i >= 32 || (mask >> i & 1) != 0;
+  };
+  auto* const inputs = arena_.make_array<std::uint32_t>(in.size());
+  for (std::size_t i = 0; i < in.size(); ++i) inputs[i] = input_value(in[i], kept(keep.inputs, i));
+
+  const auto index = static_cast<std::uint32_t>(nodes_.size());
+  const auto first = static_cast<std::uint32_t>(values_.size());
+  Node& node = nodes_.emplace_back();
   node.op = op.clone(arena_);
+  node.inputs = inputs;
+  node.input_count = static_cast<std::uint32_t>(in.size());
+  node.output_count = static_cast<std::uint32_t>(out.size());
+  node.first_output = first;
   node.needs_grad = needs;
   node.where = where;
-  const Keep keep = op.keep();
-  const bool all = options_.trace;
-  for (std::size_t i = 0; i < in.size(); ++i) {
-    node.edges[i] = owns(in[i]) ? in[i].ref().value : Node::constant;
-    if (options_.trace && !owns(in[i]) && in[i].ref().tape != 0)
-      node.edges[i] = foreign_leaf(in[i]);
-    const bool kept = all || i >= 32 || ((keep.inputs >> i) & 1) != 0;
-    node.inputs[i] = kept ? in[i] : Tensor::abstract(in[i].shape(), in[i].dtype());
-  }
   for (std::size_t i = 0; i < out.size(); ++i) {
-    out[i].set_ref({id_, node.first_value + static_cast<std::uint32_t>(i)});
-    const bool kept = all || i >= 32 || ((keep.outputs >> i) & 1) != 0;
-    node.outputs[i] = kept ? out[i] : Tensor::abstract(out[i].shape(), out[i].dtype());
+    out[i].set_ref({id_, first + static_cast<std::uint32_t>(i)});
+    values_.emplace_back(
+        kept(keep.outputs, i) ? out[i] : Tensor::abstract(out[i].shape(), out[i].dtype()), index,
+        needs);
   }
 }
 
@@ -196,7 +212,7 @@ void Tape::rewind(const Mark& mark) {
   for (std::size_t i = mark.leaves; i < leaves_.size(); ++i)
     leaf_of_.erase(nodes_[leaves_[i]].parameter->get());
   nodes_.resize(mark.nodes);
-  producer_.resize(mark.values);
+  values_.resize(mark.values);
   leaves_.resize(mark.leaves);
   arena_.rewind(mark.arena);
 }
@@ -218,10 +234,11 @@ template <class T, std::size_t usual = 6>
 class Scratch {
  public:
   explicit Scratch(std::size_t size) : many_(size > usual ? new T[size]() : nullptr), size_(size) {}
+  T& operator[](std::size_t i) { return many_ ? many_[i] : few_[i]; }
   std::span<T> span() { return {many_ ? many_.get() : few_, size_}; }
 
  private:
-  T few_[usual]{};
+  T few_[usual];
   std::unique_ptr<T[]> many_;
   std::size_t size_;
 };
@@ -229,45 +246,49 @@ class Scratch {
 }  // namespace
 
 // The gradients of a node's outputs become those of its inputs.
-void Tape::step_back(std::size_t n, Grads& grads) {
-  const Node node = nodes_[n];  // a copy, because recording the walk may move the nodes
+void Tape::step_back(const Node& node, Grads& grads) {
   if (node.op == nullptr) return;
+  Tensor* const output_grads = &grads[node.first_output];
   bool reached = false;
   for (std::size_t i = 0; i < node.output_count; ++i)
-    reached = reached || grads[node.first_value + i].defined();
+    reached = reached || output_grads[i].defined();
   if (!reached) return;
   if (node.consumed)
     fail("tape", fmt::format("'{}' was walked back through already", node.op->name()), node.where,
          "Pass {.retain = true} to the first backward()");
 
   Scratch<const Tensor*> inputs(node.input_count), outputs(node.output_count),
-      output_grads(node.output_count);
+      gradients(node.output_count);
   Scratch<bool> needed(node.input_count);
   Scratch<Tensor, 3> results(node.input_count);
   for (std::size_t i = 0; i < node.input_count; ++i) {
-    inputs.span()[i] = &node.inputs[i];
-    needed.span()[i] =
-        node.edges[i] != Node::constant && nodes_[producer_[node.edges[i]]].needs_grad;
+    const Value& value = values_[node.inputs[i]];
+    inputs[i] = &value.tensor;
+    needed[i] = value.needs_grad;
   }
   for (std::size_t i = 0; i < node.output_count; ++i) {
-    outputs.span()[i] = &node.outputs[i];
-    output_grads.span()[i] = &grads[node.first_value + i];
+    outputs[i] = &values_[node.first_output + i].tensor;
+    gradients[i] = &output_grads[i];
   }
   Vjp v{.inputs = Args(inputs.span()),
         .outputs = Args(outputs.span()),
-        .grads = Args(output_grads.span()),
+        .grads = Args(gradients.span()),
         .needed = needed.span(),
         .result = results.span()};
   node.op->vjp(v);
-  for (std::size_t i = 0; i < node.output_count; ++i) grads[node.first_value + i] = {};
+  for (std::size_t i = 0; i < node.output_count; ++i) output_grads[i] = {};
+  take_gradients(node, v, grads);
+}
 
+// Checks what a vjp gave and adds it to the gradients of the node's inputs.
+void Tape::take_gradients(const Node& node, Vjp& v, Grads& grads) {
   for (std::size_t i = 0; i < node.input_count; ++i) {
     Tensor& part = v.result[i];
     if (!v.needed[i] || !part.defined()) continue;
-    if (part.shape() != node.inputs[i].shape())
+    if (part.shape() != v.inputs[i].shape())
       fail(node.op->name(),
            fmt::format("its vjp gives input {} a gradient {} for a value {}", i, to_string(part),
-                       to_string(node.inputs[i])),
+                       to_string(v.inputs[i])),
            node.where);
     if (part.is_abstract() && !options_.trace)
       fail(node.op->name(), "its vjp reads an input or output that keep() does not name");
@@ -275,7 +296,7 @@ void Tape::step_back(std::size_t n, Grads& grads) {
       fail(node.op->name(),
            fmt::format("the gradient {} of input {} is not finite", to_string(part), i),
            node.where);
-    Tensor& grad = grads[node.edges[i]];
+    Tensor& grad = grads[node.inputs[i]];
     if (grad.defined()) {
       accumulate_into(grad, part);
     } else {
@@ -284,14 +305,15 @@ void Tape::step_back(std::size_t n, Grads& grads) {
   }
 }
 
-// Frees what a node kept for its vjp.
+// Frees what was kept for a node's vjp. All that read its outputs has been walked by now.
 void Tape::release(Node& node) {
   if (node.op == nullptr) return;
   node.consumed = true;
   for (std::size_t i = 0; i < node.input_count; ++i)
-    node.inputs[i] = Tensor::abstract(node.inputs[i].shape(), node.inputs[i].dtype());
+    if (Value& value = values_[node.inputs[i]]; value.producer == Value::constant)
+      value.tensor.drop_data();
   for (std::size_t i = 0; i < node.output_count; ++i)
-    node.outputs[i] = Tensor::abstract(node.outputs[i].shape(), node.outputs[i].dtype());
+    values_[node.first_output + i].tensor.drop_data();
 }
 
 void Tape::backward(const Tensor& loss, const BackwardOptions& options) {
@@ -304,18 +326,18 @@ void Tape::backward(const Tensor& loss, const BackwardOptions& options) {
   Grads grads(values_up_to(value));
   grads[value] = Tensor::full(loss.shape(), 1.0, loss.dtype());
   const detail::FlushDenormals flush;
-  for (std::size_t n = producer_[value] + 1; n-- > options.down_to.nodes;) {
-    step_back(n, grads);
+  for (std::size_t n = values_[value].producer + 1; n-- > options.down_to.nodes;) {
+    step_back(nodes_[n], grads);
     if (!options.retain) release(nodes_[n]);
   }
   for (std::uint32_t leaf : leaves_) {
     const Node& node = nodes_[leaf];
-    if (node.first_value > value || !grads[node.first_value].defined()) continue;
+    if (node.first_output > value || !grads[node.first_output].defined()) continue;
     Tensor& grad = (*node.parameter)->grad;
     if (grad.defined()) {
-      accumulate_into(grad, grads[node.first_value]);
+      accumulate_into(grad, grads[node.first_output]);
     } else {
-      grad = std::move(grads[node.first_value]);
+      grad = std::move(grads[node.first_output]);
     }
   }
 }
@@ -345,14 +367,14 @@ std::vector<Tensor> Tape::gradient(std::span<const Tensor> outputs, std::span<co
   // A value's gradient is complete when the walk arrives at its producer, and freed behind it:
   // taken there.
   std::vector<Tensor> result(wrt.size());
-  std::size_t above = producer_[last] + 1;
+  std::size_t above = values_[last].producer + 1;
   std::vector<std::size_t> order(wrt.size());
   for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
   std::sort(order.begin(), order.end(),
             [&](std::size_t a, std::size_t b) { return wrt[a].ref().value > wrt[b].ref().value; });
   for (std::size_t i : order) {
     const std::uint32_t value = wrt[i].ref().value;
-    while (above > producer_[value] + 1u) step_back(--above, grads);
+    while (above > values_[value].producer + 1u) step_back(nodes_[--above], grads);
     result[i] = grads[value];
     if (!result[i].defined() && options.zeros)
       result[i] = Tensor::zeros(wrt[i].shape(), wrt[i].dtype());

@@ -1,37 +1,46 @@
 #pragma once
 
 #include <unroll/graph/arena.h>
+#include <unroll/graph/chunked.h>
 #include <unroll/graph/op.h>
 #include <unroll/graph/parameter.h>
+#include <unroll/graph/threads.h>
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <unordered_map>
 #include <vector>
 
 namespace unroll {
 
-/// One recorded call of an op, or a leaf (op == nullptr).
+/// One recorded call of an op, or a leaf (op == nullptr), which has no inputs and one output.
 struct Node {
-  static constexpr std::uint32_t constant = ~0u;
-
   const Op* op = nullptr;
-  Tensor* inputs = nullptr;        ///< those that op->keep() names; the rest abstract
-  Tensor* outputs = nullptr;       ///< likewise
-  std::uint32_t* edges = nullptr;  ///< per input: the value id on this tape, or `constant`
+  const std::uint32_t* inputs = nullptr;                       ///< ids of the values it reads
   const std::shared_ptr<ParameterState>* parameter = nullptr;  ///< of a parameter's leaf
   const Tensor* foreign = nullptr;  ///< of a traced leaf: the tensor of another tape behind it
   std::uint32_t input_count = 0;
   std::uint32_t output_count = 0;
-  std::uint32_t first_value = 0;  ///< value ids of the outputs follow each other
+  std::uint32_t first_output = 0;  ///< ids of the outputs follow each other
   bool needs_grad = false;
   bool consumed = false;
   Where where;
 };
 
+/// What a node gave, or a constant that one read.
+struct Value {
+  static constexpr std::uint32_t constant = ~0u;
+
+  Tensor tensor;  ///< abstract where no vjp reads it
+  std::uint32_t producer = constant;
+  bool needs_grad = false;
+};
+
 /// Records what runs while it lives, in order, and walks it backwards. The innermost live tape of
-/// a thread is current; tapes of one thread end in the reverse order of their beginning.
+/// a thread is current; tapes of one thread end in the reverse order of their beginning. While it
+/// lives its thread flushes denormals to zero, as every op does for itself without a tape.
 class Tape {
  public:
   struct Options {
@@ -85,7 +94,7 @@ class Tape {
   std::vector<Tensor> gradient(std::span<const Tensor> outputs, std::span<const Tensor> wrt,
                                const GradientOptions& options);
 
-  Mark mark() const { return {nodes_.size(), producer_.size(), leaves_.size(), arena_.mark()}; }
+  Mark mark() const { return {nodes_.size(), values_.size(), leaves_.size(), arena_.mark()}; }
   /// Forgets what was recorded since `mark`.
   void rewind(const Mark& mark);
   /// Records no longer; what was recorded stays. Scope end does this too.
@@ -93,17 +102,15 @@ class Tape {
 
   std::size_t size() const { return nodes_.size(); }
   const Node& node(std::size_t i) const { return nodes_[i]; }
-  /// The node whose output has this value id.
-  std::uint32_t producer(std::uint32_t value) const { return producer_[value]; }
-  std::size_t value_count() const { return producer_.size(); }
+  std::size_t value_count() const { return values_.size(); }
+  const Value& value(std::uint32_t id) const { return values_[id]; }
   /// Is this tensor a value of this tape?
   bool owns(const Tensor& tensor) const {
-    return tensor.ref().tape == id_ && tensor.ref().value < producer_.size();
+    return tensor.ref().tape == id_ && tensor.ref().value < values_.size();
   }
-
   /// Does a gradient flow to this tensor on this tape?
   bool needs_grad(const Tensor& tensor) const {
-    return owns(tensor) && nodes_[producer_[tensor.ref().value]].needs_grad;
+    return owns(tensor) && values_[tensor.ref().value].needs_grad;
   }
 
   /// Used by apply() and by Parameter.
@@ -115,24 +122,25 @@ class Tape {
   friend class NoGrad;
   using Grads = std::vector<Tensor, CachedAllocator<Tensor>>;
 
-  Node& add_node(std::size_t inputs, std::size_t outputs);
+  std::uint32_t input_value(const Tensor& tensor, bool kept);
   std::uint32_t foreign_leaf(const Tensor& value);
   std::uint32_t value_of(const Tensor& tensor, const char* what) const;
   /// How many values there are up to this one's node, which may have outputs behind it.
   std::size_t values_up_to(std::uint32_t value) const {
-    const Node& node = nodes_[producer_[value]];
-    return node.first_value + node.output_count;
+    const Node& node = nodes_[values_[value].producer];
+    return node.first_output + node.output_count;
   }
-  void step_back(std::size_t n, Grads& grads);
+  void step_back(const Node& node, Grads& grads);
+  void take_gradients(const Node& node, Vjp& v, Grads& grads);
   void release(Node& node);
 
   Options options_;
   std::uint64_t id_;
   Tape* previous_;
-  bool live_ = true;
+  std::optional<detail::FlushDenormals> flush_;  // while it records
   Arena arena_;
-  std::vector<Node, CachedAllocator<Node>> nodes_;
-  std::vector<std::uint32_t, CachedAllocator<std::uint32_t>> producer_;
+  Chunked<Node> nodes_;
+  Chunked<Value> values_;
   std::vector<std::uint32_t, CachedAllocator<std::uint32_t>> leaves_;  // nodes of parameters
   std::unordered_map<const ParameterState*, std::uint32_t, std::hash<const ParameterState*>,
                      std::equal_to<const ParameterState*>,

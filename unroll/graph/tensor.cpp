@@ -62,6 +62,12 @@ Tensor Tensor::abstract(const Shape& shape, DType dtype) {
   return result;
 }
 
+Tensor Tensor::borrowed(std::byte* data, const Spec& spec) {
+  Tensor result = abstract(spec.shape, spec.dtype);
+  result.data_ = data;
+  return result;
+}
+
 double Tensor::item() const {
   if (numel() != 1)
     fail_shape("item", fmt::format("one element expected, got {}", to_string(*this)));

@@ -60,6 +60,8 @@ class Tensor {
   static Tensor full(const Shape& shape, double value, DType dtype = DType::f32);
   /// A shape without data.
   static Tensor abstract(const Shape& shape, DType dtype);
+  /// Memory of somebody else, who keeps it longer than this tensor and its copies live.
+  static Tensor borrowed(std::byte* data, const Spec& spec);
   /// A copy of `values`, which must be as many as `shape` has elements.
   template <class T>
   static Tensor from(std::span<const T> values, const Shape& shape);
@@ -124,6 +126,12 @@ class Tensor {
     Tensor copy = *this;
     copy.ref_ = {};
     return copy;
+  }
+
+  /// Lets go of the data: what stays is abstract.
+  void drop_data() {
+    if (buffer_ != nullptr) std::exchange(buffer_, nullptr)->release();
+    data_ = nullptr;
   }
 
   /// No other handle refers to the buffer.

@@ -19,18 +19,20 @@ inline int thread_count = 1;
 class FlushDenormals {
  public:
 #ifdef __SSE2__
-  FlushDenormals() : saved_(__builtin_ia32_stmxcsr()) {
-    if ((saved_ & flush) != flush) __builtin_ia32_ldmxcsr(saved_ | flush);
+  FlushDenormals() {
+    if (depth++ > 0) return;
+    saved_ = __builtin_ia32_stmxcsr();
+    __builtin_ia32_ldmxcsr(saved_ | 0x8040);  // FTZ and DAZ
   }
   ~FlushDenormals() {
-    if ((saved_ & flush) != flush) __builtin_ia32_ldmxcsr(saved_);
+    if (--depth == 0) __builtin_ia32_ldmxcsr(saved_);
   }
   FlushDenormals(const FlushDenormals&) = delete;
   FlushDenormals& operator=(const FlushDenormals&) = delete;
 
  private:
-  static constexpr unsigned flush = 0x8040;  // FTZ and DAZ
-  unsigned saved_;
+  static inline thread_local int depth = 0;
+  static inline thread_local unsigned saved_ = 0;
 #endif
 };
 }  // namespace detail

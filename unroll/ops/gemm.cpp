@@ -11,7 +11,7 @@ namespace {
 // once. oneDNN spends longer on packing B than on the product.
 template <class T>
 UNROLL_FLATTEN void row_times_transposed(const Gemm& g, const T* a, const T* b, const T* bias,
-                                           T* c) {
+                                         T* c) {
   using L = simd::Lanes<T>;
   namespace hn = simd::hn;
   constexpr std::int64_t lanes = L::count, together = 4;
@@ -38,7 +38,7 @@ UNROLL_FLATTEN void row_times_transposed(const Gemm& g, const T* a, const T* b, 
 }
 
 void run_piece(const Gemm& g, const float* a, const float* b, const float* bias, float* c) {
-  if (g.m == 1 && g.batch == 1 && g.transpose_b && !g.transpose_a)
+  if (g.m == 1 && g.batch == 1 && g.transpose_b && !g.transpose_a && !g.packed)
     return row_times_transposed(g, a, b, bias, c);
 #ifdef UNROLL_ONEDNN
   detail::gemm_onednn(g, a, b, bias, c);
@@ -51,11 +51,37 @@ void run_piece(const Gemm& g, const double* a, const double* b, const double* bi
   detail::gemm_blas(g, a, b, bias, c);
 }
 
-// A piece is worth a thread from about 150 us on; more than 16 are not needed to fill one.
+// A piece is worth a thread from about 150 us on.
 constexpr double flops_a_piece = 32e6;
+
+double flops(const Gemm& g) {
+  return 2.0 * static_cast<double>(g.m * g.n * g.batch) * static_cast<double>(g.k);
+}
+
+// How many pieces a product is cut into. The backend sums every element of the result in the same
+// order whatever rows and columns are computed with it, so the cut does not show in the bits.
+std::int64_t piece_count(const Gemm& g) {
+  if (threads() == 1 || omp_in_parallel()) return 1;
+  const auto worth = static_cast<std::int64_t>(flops(g) / flops_a_piece);
+  return std::clamp<std::int64_t>(worth, 1, threads());
+}
 
 std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
+}
+
+// Rows begin to end of the result. Columns of a transposed A are copied out: in place the backend
+// would take another way, and sum in another order.
+template <class T>
+void run_rows(const Gemm& g, std::int64_t begin, std::int64_t end, const T* a, const T* b,
+              const T* bias, T* c) {
+  Gemm piece = g;
+  piece.m = end - begin;
+  if (!g.transpose_a) return run_piece(piece, a + begin * g.k, b, bias, c + begin * g.n);
+  Tensor columns = Tensor::empty({g.k, piece.m}, dtype_of<T>());
+  for (std::int64_t i = 0; i < g.k; ++i)
+    std::copy_n(a + i * g.m + begin, piece.m, columns.mutable_ptr<T>() + i * piece.m);
+  run_piece(piece, columns.ptr<T>(), b, bias, c + begin * g.n);
 }
 
 template <class T>
@@ -67,31 +93,98 @@ void cut_and_run(const Gemm& g, const T* a, const T* b, const T* bias, T* c) {
         c[i * g.step_c + j] = g.bias ? bias[j % g.n] : T(0);
     return;
   }
-  const double work = 2.0 * static_cast<double>(g.m * g.n * g.batch) * static_cast<double>(g.k);
-  const auto pieces =
-      std::clamp<std::int64_t>(static_cast<std::int64_t>(work / flops_a_piece), 1, 16);
+  const std::int64_t pieces = piece_count(g);
   if (pieces == 1) return run_piece(g, a, b, bias, c);
   if (g.batch > 1) {
     const std::int64_t step = (g.batch + pieces - 1) / pieces;
-    parallel_for(g.batch, step, work, [&](std::int64_t begin, std::int64_t end) {
+    parallel_for(g.batch, step, flops(g), [&](std::int64_t begin, std::int64_t end) {
       Gemm piece = g;
       piece.batch = end - begin;
       run_piece(piece, a + begin * g.step_a, b + begin * g.step_b, bias, c + begin * g.step_c);
     });
     return;
   }
-  // Along the rows of the result: a piece of them is contiguous in C.
   const std::int64_t step = round_up((g.m + pieces - 1) / pieces, 32);
-  const std::int64_t row_length = g.transpose_a ? g.m : g.k;
-  parallel_for(g.m, step, work, [&](std::int64_t begin, std::int64_t end) {
-    Gemm piece = g;
-    piece.m = end - begin;
-    piece.lda = row_length;
-    run_piece(piece, a + (g.transpose_a ? begin : begin * g.k), b, bias, c + begin * g.n);
+  parallel_for(g.m, step, flops(g), [&](std::int64_t begin, std::int64_t end) {
+    run_rows(g, begin, end, a, b, bias, c);
   });
 }
 
+// Laying B out pays where it is read by many rows, in blocks; a row alone reads it once.
+template <class T>
+bool packs(const Gemm& g) {
+#ifdef UNROLL_ONEDNN
+  return std::is_same_v<T, float> && !(g.m == 1 && g.transpose_b);
+#else
+  return false;
+#endif
+}
+
 }  // namespace
+
+template <class T>
+PackedGemm<T>::PackedGemm(const Gemm& g, const T* b) : whole_(g) {
+  if (packs<T>(g) && g.m > 0 && g.n > 0 && g.k > 0) {
+    // Few rows share many columns: the columns are what is cut.
+    const std::int64_t step = round_up((g.n + piece_count(g) - 1) / piece_count(g), 64);
+    for (std::int64_t column = 0; column < g.n; column += step) {
+      Gemm piece = g;
+      piece.packed = true;
+      piece.n = std::min(step, g.n - column);
+      piece.ldb = g.transpose_b ? g.k : g.n;
+      pieces_.push_back({piece, column, Tensor()});
+    }
+  }
+  pack(b);
+}
+
+template <class T>
+void PackedGemm<T>::pack(const T* b) {
+  b_ = b;
+#ifdef UNROLL_ONEDNN
+  if constexpr (std::is_same_v<T, float>) {
+    for (Piece& piece : pieces_) {
+      if (!piece.b.defined())
+        piece.b = Tensor::empty(
+            {static_cast<std::int64_t>(detail::packed_bytes_onednn(piece.gemm))}, DType::u8);
+      const std::int64_t first = piece.column * (whole_.transpose_b ? whole_.k : 1);
+      detail::pack_onednn(piece.gemm, b + first, piece.b.bytes());
+    }
+  }
+#endif
+}
+
+template <class T>
+void PackedGemm<T>::run(const T* a, const T* bias, T* c) const {
+  if (pieces_.empty()) return gemm(whole_, a, b_, bias, c);
+  if (pieces_.size() == 1)
+    return run_piece(pieces_[0].gemm, a, pieces_[0].b.template ptr<T>(), bias, c);
+  parallel_for(static_cast<std::int64_t>(pieces_.size()), 1, flops(whole_),
+               [&](std::int64_t i, std::int64_t) {
+                 run_columns(pieces_[static_cast<std::size_t>(i)], a, bias, c);
+               });
+}
+
+// By way of memory of its own: the backend is fast where the result's rows follow each other.
+template <class T>
+void PackedGemm<T>::run_columns(const Piece& piece, const T* a, const T* bias, T* c) const {
+  const std::int64_t n = piece.gemm.n;
+  Tensor columns = Tensor::empty({whole_.m, n}, dtype_of<T>());
+  T* const own = columns.mutable_ptr<T>();
+  const auto copy = [&](bool back) {
+    for (std::int64_t i = 0; i < whole_.m; ++i) {
+      T* const there = c + i * whole_.n + piece.column;
+      back ? std::copy_n(own + i * n, n, there) : std::copy_n(there, n, own + i * n);
+    }
+  };
+  if (whole_.accumulate) copy(false);
+  run_piece(piece.gemm, a, piece.b.template ptr<T>(),
+            bias == nullptr ? nullptr : bias + piece.column, own);
+  copy(true);
+}
+
+template class PackedGemm<float>;
+template class PackedGemm<double>;
 
 void gemm(const Gemm& g, const float* a, const float* b, const float* bias, float* c) {
   cut_and_run(g, a, b, bias, c);

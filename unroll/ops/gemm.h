@@ -1,6 +1,9 @@
 #pragma once
 
+#include <unroll/graph/tensor.h>
+
 #include <cstdint>
+#include <vector>
 
 namespace unroll {
 
@@ -11,9 +14,10 @@ struct Gemm {
   bool transpose_b = false;
   bool accumulate = false;  ///< add to what C holds
   bool bias = false;        ///< add a vector [n] to every row; not together with accumulate
+  bool packed = false;      ///< B is as PackedGemm lays it out
   std::int64_t m = 0, n = 0, k = 0;
-  std::int64_t lda = 0;  ///< elements from one row of A to the next; 0: its row length
   std::int64_t batch = 1;
+  std::int64_t ldb = 0;  ///< elements from one row of B to the next; 0: its row length
   /// Elements from one product's operand to the next; 0: shared by all.
   std::int64_t step_a = 0, step_b = 0, step_c = 0;
 
@@ -21,13 +25,39 @@ struct Gemm {
 };
 
 /// f32 goes to oneDNN where it is built in, f64 to OpenBLAS. Bits do not depend on the number of
-/// threads: large products are cut by their shape alone.
+/// threads.
 void gemm(const Gemm& g, const float* a, const float* b, const float* bias, float* c);
 void gemm(const Gemm& g, const double* a, const double* b, const double* bias, double* c);
+
+/// Products that share one right operand, which is laid out for the backend once: pays from the
+/// second product on. Set up for as many threads() as there are when it is made.
+template <class T>
+class PackedGemm {
+ public:
+  /// One product (batch 1); b [k, n], or [n, k] where transposed.
+  PackedGemm(const Gemm& g, const T* b);
+  /// Lays out another right operand of the same shape.
+  void pack(const T* b);
+  void run(const T* a, const T* bias, T* c) const;
+
+ private:
+  struct Piece {
+    Gemm gemm;
+    std::int64_t column = 0;
+    Tensor b;  // undefined where the backend takes it as it is
+  };
+  void run_columns(const Piece& piece, const T* a, const T* bias, T* c) const;
+
+  Gemm whole_;
+  const T* b_ = nullptr;
+  std::vector<Piece, CachedAllocator<Piece>> pieces_;
+};
 
 namespace detail {
 // One piece on the calling thread alone.
 void gemm_onednn(const Gemm& g, const float* a, const float* b, const float* bias, float* c);
+std::size_t packed_bytes_onednn(const Gemm& g);
+void pack_onednn(const Gemm& g, const float* b, std::byte* packed);
 void gemm_blas(const Gemm& g, const float* a, const float* b, const float* bias, float* c);
 void gemm_blas(const Gemm& g, const double* a, const double* b, const double* bias, double* c);
 }  // namespace detail

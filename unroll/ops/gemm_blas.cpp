@@ -13,8 +13,8 @@ void product(const Gemm& g, const T* a, const T* b, const T* bias, T* c) {
   // OpenBLAS's own threads would fight ours.
   static const bool alone = (openblas_set_num_threads(1), true);
   (void)alone;
-  const auto lda = static_cast<int>(g.lda != 0 ? g.lda : (g.transpose_a ? g.m : g.k));
-  const auto ldb = static_cast<int>(g.transpose_b ? g.k : g.n);
+  const auto lda = static_cast<int>(g.transpose_a ? g.m : g.k);
+  const auto ldb = static_cast<int>(g.ldb != 0 ? g.ldb : (g.transpose_b ? g.k : g.n));
   const auto m = static_cast<int>(g.m), n = static_cast<int>(g.n), k = static_cast<int>(g.k);
   const auto ta = g.transpose_a ? CblasTrans : CblasNoTrans;
   const auto tb = g.transpose_b ? CblasTrans : CblasNoTrans;

@@ -30,6 +30,8 @@ class OneThread {
 
 struct Product {
   dnnl::matmul primitive;
+  dnnl::reorder pack;  // of a packed product: from rows to the layout that it wants
+  dnnl::memory rows;
   dnnl::memory a, b, bias, c;
   dnnl_exec_arg_t args[4];
   int count;
@@ -39,8 +41,8 @@ Product make_product(const Gemm& g) {
   using Desc = dnnl::memory::desc;
   using Dims = dnnl::memory::dims;
   const auto f32 = dnnl::memory::data_type::f32;
-  const std::int64_t lda = g.lda != 0 ? g.lda : (g.transpose_a ? g.m : g.k);
-  const std::int64_t ldb = g.transpose_b ? g.k : g.n;
+  const std::int64_t lda = g.transpose_a ? g.m : g.k;
+  const std::int64_t ldb = g.ldb != 0 ? g.ldb : (g.transpose_b ? g.k : g.n);
   Dims a_dims{g.m, g.k}, b_dims{g.k, g.n}, c_dims{g.m, g.n}, bias_dims{1, g.n};
   Dims a_strides = g.transpose_a ? Dims{1, lda} : Dims{lda, 1};
   Dims b_strides = g.transpose_b ? Dims{1, ldb} : Dims{ldb, 1};
@@ -55,8 +57,9 @@ Product make_product(const Gemm& g) {
     c_strides.insert(c_strides.begin(), g.step_c);
     bias_strides.insert(bias_strides.begin(), g.n);
   }
-  const Desc a(a_dims, f32, a_strides), b(b_dims, f32, b_strides), c(c_dims, f32, c_strides),
+  const Desc a(a_dims, f32, a_strides), rows(b_dims, f32, b_strides), c(c_dims, f32, c_strides),
       bias(bias_dims, f32, bias_strides);
+  Desc b = g.packed ? Desc(b_dims, f32, dnnl::memory::format_tag::any) : rows;
   dnnl::primitive_attr attributes;
   if (g.accumulate) {
     dnnl::post_ops sum;
@@ -64,8 +67,14 @@ Product make_product(const Gemm& g) {
     attributes.set_post_ops(sum);
   }
   Product p;
-  p.primitive = dnnl::matmul(onednn::matmul(a, b, g.bias ? &bias : nullptr, c, attributes));
+  const auto chosen = onednn::matmul(a, b, g.bias ? &bias : nullptr, c, attributes);
+  p.primitive = dnnl::matmul(chosen);
   dnnl::engine& engine = onednn::engine();
+  if (g.packed) {
+    b = chosen.weights_desc();
+    p.rows = dnnl::memory(rows, engine, nullptr);
+    p.pack = dnnl::reorder(dnnl::reorder::primitive_desc(engine, rows, engine, b));
+  }
   p.a = dnnl::memory(a, engine, nullptr);
   p.b = dnnl::memory(b, engine, nullptr);
   p.c = dnnl::memory(c, engine, nullptr);
@@ -83,8 +92,8 @@ Product make_product(const Gemm& g) {
 struct Hash {
   std::size_t operator()(const Gemm& g) const {
     std::size_t h = (g.transpose_a ? 1 : 0) | (g.transpose_b ? 2 : 0) | (g.accumulate ? 4 : 0) |
-                    (g.bias ? 8 : 0);
-    for (std::int64_t x : {g.m, g.n, g.k, g.lda, g.batch, g.step_a, g.step_b, g.step_c})
+                    (g.bias ? 8 : 0) | (g.packed ? 16 : 0);
+    for (std::int64_t x : {g.m, g.n, g.k, g.ldb, g.batch, g.step_a, g.step_b, g.step_c})
       h = (h ^ static_cast<std::size_t>(x)) * 0x9E3779B97F4A7C15ull;
     return h ^ (h >> 32);
   }
@@ -118,24 +127,49 @@ class Products {
   dnnl::stream stream_{onednn::engine()};
 };
 
+Products& products() {
+  thread_local Products of_this_thread;
+  return of_this_thread;
+}
+
+// Runs f on the product for g, with oneDNN's errors as ours.
+template <class F>
+void with_product(const Gemm& g, const F& f) {
+  const OneThread one;
+  try {
+    f(products().get(g));
+  } catch (const dnnl::error& error) {
+    fail("matmul", std::string("oneDNN: ") + error.what() + " for m " + std::to_string(g.m) +
+                       ", n " + std::to_string(g.n) + ", k " + std::to_string(g.k));
+  }
+}
+
 }  // namespace
 
 void gemm_onednn(const Gemm& g, const float* a, const float* b, const float* bias, float* c) {
-  thread_local Products products;
-  const OneThread one;
-  try {
-    Product& p = products.get(g);
+  with_product(g, [&](Product& p) {
     dnnl_memory_set_data_handle(p.a.get(), const_cast<float*>(a));
     dnnl_memory_set_data_handle(p.b.get(), const_cast<float*>(b));
     dnnl_memory_set_data_handle(p.c.get(), c);
     if (g.bias) dnnl_memory_set_data_handle(p.bias.get(), const_cast<float*>(bias));
     dnnl::error::wrap_c_api(
-        dnnl_primitive_execute(p.primitive.get(), products.stream().get(), p.count, p.args),
+        dnnl_primitive_execute(p.primitive.get(), products().stream().get(), p.count, p.args),
         "could not run a product");
-  } catch (const dnnl::error& error) {
-    fail("matmul", std::string("oneDNN: ") + error.what() + " for m " + std::to_string(g.m) +
-                       ", n " + std::to_string(g.n) + ", k " + std::to_string(g.k));
-  }
+  });
+}
+
+std::size_t packed_bytes_onednn(const Gemm& g) {
+  std::size_t bytes = 0;
+  with_product(g, [&](Product& p) { bytes = p.b.get_desc().get_size(); });
+  return bytes;
+}
+
+void pack_onednn(const Gemm& g, const float* b, std::byte* packed) {
+  with_product(g, [&](Product& p) {
+    p.rows.set_data_handle(const_cast<float*>(b));
+    p.b.set_data_handle(packed);
+    p.pack.execute(products().stream(), p.rows, p.b);
+  });
 }
 
 }  // namespace unroll::detail

@@ -1,4 +1,5 @@
 #include <fmt/format.h>
+#include <unroll/graph/kernel.h>
 #include <unroll/graph/tape.h>
 #include <unroll/ops/arithmetic.h>
 #include <unroll/ops/gemm.h>
@@ -7,9 +8,37 @@
 #include <unroll/ops/table.h>
 
 #include <cstring>
+#include <optional>
 
 namespace unroll {
 namespace {
+
+template <class T>
+class MatmulKernel : public Kernel {
+ public:
+  /// `weight`: the second operand, where all calls share it.
+  MatmulKernel(const Gemm& g, std::size_t result_bytes, const T* weight)
+      : gemm_(g), result_bytes_(result_bytes) {
+    if (weight != nullptr) packed_.emplace(g, weight);
+  }
+
+  void run(const std::byte* const* in, std::byte* const* out) const override {
+    const auto* a = reinterpret_cast<const T*>(in[0]);
+    auto* c = reinterpret_cast<T*>(out[0]);
+    if (gemm_.accumulate && out[0] != in[2]) std::memcpy(out[0], in[2], result_bytes_);
+    const T* bias = gemm_.bias ? reinterpret_cast<const T*>(in[2]) : nullptr;
+    if (packed_) return packed_->run(a, bias, c);
+    gemm(gemm_, a, reinterpret_cast<const T*>(in[1]), bias, c);
+  }
+  void refresh(const std::byte* const* in) const override {
+    if (packed_) packed_->pack(reinterpret_cast<const T*>(in[1]));
+  }
+
+ private:
+  Gemm gemm_;
+  std::size_t result_bytes_;
+  mutable std::optional<PackedGemm<T>> packed_;
+};
 
 struct Matmul : OpRecord<Matmul> {
   bool transpose_a = false;
@@ -75,31 +104,46 @@ struct Matmul : OpRecord<Matmul> {
 
   template <class T>
   void run(Args in, Tensor& out) const {
+    const Gemm g = gemm_of(in, out.shape());
+    if (g.accumulate)
+      std::memcpy(out.bytes(), in[2].bytes(), static_cast<std::size_t>(out.numel()) * sizeof(T));
+    gemm(g, in[0].ptr<T>(), in[1].ptr<T>(), g.bias ? in[2].ptr<T>() : nullptr,
+         out.mutable_ptr<T>());
+  }
+
+  Gemm gemm_of(Args in, const Shape& out) const {
     const Shape &a = in[0].shape(), &b = in[1].shape();
     Gemm g{.transpose_a = transpose_a, .transpose_b = transpose_b};
-    g.m = out.shape()[-2];
-    g.n = out.shape()[-1];
+    g.m = out[-2];
+    g.n = out[-1];
     g.k = a[transpose_a ? -2 : -1];
     if (b.rank() == 2 && !transpose_a) {
       g.m = out.numel() / std::max<std::int64_t>(1, g.n);  // all leading axes are rows
     } else {
-      for (int i = 0; i + 2 < out.rank(); ++i) g.batch *= out.shape()[i];
+      for (int i = 0; i + 2 < out.rank(); ++i) g.batch *= out[i];
       g.step_a = a.rank() > 2 ? g.m * g.k : 0;
       g.step_b = b.rank() > 2 ? g.k * g.n : 0;
       g.step_c = g.m * g.n;
       if (g.batch == 1) g.step_a = g.step_b = g.step_c = 0;
     }
-    const T* bias = nullptr;
-    if (in.size() > 2) {
-      if (in[2].rank() == 1) {
-        g.bias = true;
-        bias = in[2].ptr<T>();
-      } else {
-        g.accumulate = true;
-        std::memcpy(out.bytes(), in[2].bytes(), static_cast<std::size_t>(out.numel()) * sizeof(T));
-      }
-    }
-    gemm(g, in[0].ptr<T>(), in[1].ptr<T>(), bias, out.mutable_ptr<T>());
+    if (in.size() > 2) (in[2].rank() == 1 ? g.bias : g.accumulate) = true;
+    return g;
+  }
+
+  const Kernel* bind(Args in, std::span<const bool> fixed, Arena& arena) const override {
+    Spec out;
+    infer(in, std::span(&out, 1));
+    const Gemm g = gemm_of(in, out.shape);
+    const bool shared = fixed[1] && g.batch == 1 && !g.transpose_a;
+    return with_float(name(), out.dtype, [&](auto zero) -> const Kernel* {
+      using T = decltype(zero);
+      return arena.emplace<MatmulKernel<T>>(g,
+                                            static_cast<std::size_t>(out.shape.numel()) * sizeof(T),
+                                            shared ? in[1].ptr<T>() : nullptr);
+    });
+  }
+  std::uint32_t in_place(Args in) const override {
+    return in.size() > 2 && in[2].rank() > 1 ? 0b100 : 0;
   }
 
   Keep keep() const override { return {.inputs = 0b11}; }

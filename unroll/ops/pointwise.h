@@ -4,12 +4,14 @@
 // The compiler instantiates it with SIMD vectors for the forward kernel and with dual numbers over
 // SIMD vectors for the backward one: one pass over memory each way, no interpreter.
 
+#include <unroll/graph/kernel.h>
 #include <unroll/graph/tape.h>
 #include <unroll/graph/threads.h>
 #include <unroll/ops/arithmetic.h>
 #include <unroll/ops/columns.h>
 #include <unroll/ops/dual.h>
 
+#include <algorithm>
 #include <array>
 #include <tuple>
 #include <type_traits>
@@ -153,14 +155,16 @@ class PointwiseOp : public OpRecord<PointwiseOp<F, NI, NO, Order>> {
   int outputs() const override { return out_count_; }
 
   void infer(Args in, std::span<Spec> out) const override {
+    for (Spec& spec : out) {
+      spec.dtype = in[0].dtype();
+      if constexpr (Order > 0) spec.shape = Shape{0};  // of gradients that nobody wants
+    }
     if (is_flat(in) && is_float(in[0].dtype())) {  // most calls: nothing to broadcast
-      for (Spec& spec : out) spec = {Shape{0}, in[0].dtype()};
       for (const auto& slot : out_)
         if (slot.tensor >= 0) out[slot.tensor].shape = in[0].shape();
       return;
     }
     const Shape shape = detail::pointwise_shape(name_, in, in_);
-    for (Spec& spec : out) spec = {Shape{0}, in[0].dtype()};
     for (const auto& slot : out_) {
       if (slot.tensor < 0) continue;
       out[slot.tensor].shape = slot.width == 0 ? shape : shape.with(-1, slot.width);
@@ -173,6 +177,18 @@ class PointwiseOp : public OpRecord<PointwiseOp<F, NI, NO, Order>> {
     } else {
       run<double>(in, out);
     }
+  }
+
+  const Kernel* bind(Args in, std::span<const bool>, Arena& arena) const override {
+    std::array<Spec, std::max(NI, NO)> specs;
+    std::array<Tensor, std::max(NI, NO)> out;
+    const auto count = static_cast<std::size_t>(out_count_);
+    infer(in, std::span(specs.data(), count));
+    for (std::size_t o = 0; o < count; ++o)
+      out[o] = Tensor::abstract(specs[o].shape, specs[o].dtype);
+    const detail::PointwiseLoop loop = loop_of(in, std::span(out.data(), count));
+    if (in[0].dtype() == DType::f32) return arena.emplace<Bound<float>>(*this, loop);
+    return arena.emplace<Bound<double>>(*this, loop);
   }
 
   Keep keep() const override {
@@ -209,29 +225,38 @@ class PointwiseOp : public OpRecord<PointwiseOp<F, NI, NO, Order>> {
   }
 
   template <class T>
+  static constexpr std::int64_t lanes = static_cast<std::int64_t>(simd::Lanes<T>::count);
+
+  template <class T>
   void run(Args in, std::span<Tensor> out) const {
-    using L = simd::Lanes<T>;
-    Shape shape = in[0].shape();
-    const bool flat = is_flat(in);
-    if (flat && shape.numel() <= static_cast<std::int64_t>(L::count)) return run_small<L, T>(in, out);
+    const bool small = is_flat(in) && in[0].numel() <= lanes<T>;
+    std::array<const std::byte*, NI> from;
+    std::array<std::byte*, std::max(NI, NO)> into;
+    for (std::size_t i = 0; i < in.size(); ++i) from[i] = in[i].bytes();
+    for (std::size_t o = 0; o < out.size(); ++o) into[o] = out[o].bytes();
+    if (small) return run_small<T>(in[0].numel(), from.data(), into.data());
+    run_loop<T>(loop_of(in, out), from.data(), into.data());
+  }
+
+  detail::PointwiseLoop loop_of(Args in, std::span<const Tensor> out) const {
+    if (!is_flat(in))
+      return detail::pointwise_loop(detail::pointwise_shape(name_, in, in_), in, in_, out, out_);
     detail::PointwiseLoop loop;
-    if (flat) {
-      loop.inner = shape.numel();
-      loop.steps.fill(true);
-    } else {
-      shape = detail::pointwise_shape(name_, in, in_);
-      loop = detail::pointwise_loop(shape, in, in_, out, out_);
-    }
-    std::array<const T*, NI> from;
-    for (std::size_t i = 0; i < NI; ++i)
-      from[i] = in[in_[i].tensor].template ptr<T>() + in_[i].begin;
-    std::array<T*, NO> into;
-    for (std::size_t o = 0; o < NO; ++o)
-      into[o] = out_[o].tensor < 0 ? nullptr
-                                   : out[out_[o].tensor].template mutable_ptr<T>() + out_[o].begin;
+    loop.inner = in[0].numel();
+    loop.steps.fill(true);
+    return loop;
+  }
+
+  // `in` and `out` hold where the tensors begin.
+  template <class T>
+  void run_loop(const detail::PointwiseLoop& loop, const std::byte* const* in,
+                std::byte* const* out) const {
+    using L = simd::Lanes<T>;
+    const auto from = sources<T>(in);
+    const auto into = targets<T>(out);
     constexpr std::int64_t piece = 4096;
     const double work = 16.0 * static_cast<double>(loop.inner * loop.rows);
-    if (flat || loop.rows == 1) {
+    if (loop.rows == 1) {
       parallel_for(loop.inner, piece, work, [&](std::int64_t begin, std::int64_t end) {
         std::array<const T*, NI> p = from;
         std::array<T*, NO> q = into;
@@ -257,17 +282,48 @@ class PointwiseOp : public OpRecord<PointwiseOp<F, NI, NO, Order>> {
   }
 
   // One vector's worth: no loops to lay out.
-  template <class L, class T>
-  void run_small(Args in, std::span<Tensor> out) const {
-    std::array<const T*, NI> p;
-    std::array<T*, NO> q;
-    for (int i = 0; i < NI; ++i) p[i] = in[in_[i].tensor].template ptr<T>();
-    for (int o = 0; o < NO; ++o)
-      q[o] = out_[o].tensor < 0 ? nullptr : out[out_[o].tensor].template mutable_ptr<T>();
-    std::array<bool, detail::PointwiseLoop::max_slots> steps;
-    steps.fill(true);
-    run_row<L>(f_, p, q, steps, in[0].numel());
+  template <class T>
+  void run_small(std::int64_t count, const std::byte* const* in, std::byte* const* out) const {
+    static constexpr auto all_step = [] {
+      std::array<bool, detail::PointwiseLoop::max_slots> steps{};
+      steps.fill(true);
+      return steps;
+    }();
+    run_row<simd::Lanes<T>>(f_, sources<T>(in), targets<T>(out), all_step, count);
   }
+
+  template <class T>
+  std::array<const T*, NI> sources(const std::byte* const* in) const {
+    std::array<const T*, NI> from;
+    for (int i = 0; i < NI; ++i)
+      from[i] = reinterpret_cast<const T*>(in[in_[i].tensor]) + in_[i].begin;
+    return from;
+  }
+  template <class T>
+  std::array<T*, NO> targets(std::byte* const* out) const {
+    std::array<T*, NO> into;
+    for (int o = 0; o < NO; ++o)
+      into[o] =
+          out_[o].tensor < 0 ? nullptr : reinterpret_cast<T*>(out[out_[o].tensor]) + out_[o].begin;
+    return into;
+  }
+
+  template <class T>
+  class Bound : public Kernel {
+   public:
+    Bound(const PointwiseOp& op, const detail::PointwiseLoop& loop) : op_(op), loop_(loop) {}
+    void run(const std::byte* const* in, std::byte* const* out) const override {
+      if (loop_.rows == 1 && loop_.inner <= lanes<T>)
+        return op_.template run_row<simd::Lanes<T>>(op_.f_, op_.template sources<T>(in),
+                                                    op_.template targets<T>(out), loop_.steps,
+                                                    loop_.inner);
+      op_.template run_loop<T>(loop_, in, out);
+    }
+
+   private:
+    const PointwiseOp& op_;
+    detail::PointwiseLoop loop_;
+  };
 
   // Flattened: a vector handed to a function that is not inlined would go through memory.
   template <class L, class T>
@@ -319,10 +375,10 @@ class PointwiseOp : public OpRecord<PointwiseOp<F, NI, NO, Order>> {
       in_slots[NI + o] = {last, 0, 0};
       if (out_[o].tensor < 0) {
         filled[o] = Tensor::zeros(Shape{}, v.inputs[0].dtype());  // nobody asked for this result
-      } else {
+      } else if (!v.grads[out_[o].tensor].defined()) {
         filled[o] = v.grad(static_cast<std::size_t>(out_[o].tensor));
       }
-      args[last++] = &filled[o];
+      args[last++] = filled[o].defined() ? &filled[o] : &v.grads[out_[o].tensor];
     }
     // Columns of one tensor get their gradients side by side in one tensor.
     typename GradOp::OutSlots out_slots;
@@ -360,6 +416,23 @@ inline Columns as_columns(const Tensor& tensor) { return {tensor, 0, 0}; }
 inline Columns as_columns(const Parameter& parameter) { return {Tensor(parameter), 0, 0}; }
 inline const Columns& as_columns(const Columns& columns) { return columns; }
 
+/// Runs `f` on `args`, where argument i of f lies at in[i].
+template <int NI, class F>
+auto apply_pointwise(const PointwiseName& name, const F& f, Args args,
+                     const std::array<PointwiseSlot, NI>& in) {
+  constexpr int no = PointwiseTraits<F, NI>::outputs();
+  using Op = PointwiseOp<F, NI, no>;
+  typename Op::OutSlots out;
+  for (int o = 0; o < no; ++o) out[o] = {o, 0, 0};
+  std::array<Tensor, no> results;
+  apply(Op(name.text, f, in, out, no), args, results, name.where);
+  if constexpr (PointwiseTraits<F, NI>::many) {
+    return results;
+  } else {
+    return std::move(results[0]);
+  }
+}
+
 }  // namespace detail
 
 /// Applies `f` to the elements of tensors (or Columns) that broadcast together. `f` is a generic
@@ -368,31 +441,27 @@ inline const Columns& as_columns(const Columns& columns) { return columns; }
 template <class F, class... X>
 requires(sizeof...(X) > 0) auto pointwise(const PointwiseName& name, const F& f, const X&... x) {
   constexpr int ni = sizeof...(X);
-  constexpr int no = detail::PointwiseTraits<F, ni>::outputs();
-  using Op = PointwiseOp<F, ni, no>;
-  std::array<Columns, ni> columns{detail::as_columns(x)...};
-  detail::resolve_columns(columns);
-  typename Op::InSlots in;
+  std::array<detail::PointwiseSlot, ni> in;
   std::array<const Tensor*, ni> args;
-  std::size_t count = 0;
-  for (int i = 0; i < ni; ++i) {
-    // Columns of one tensor share one input.
-    std::size_t k = 0;
-    if (columns[i].width != 0)
-      while (k < count && !(in_same_tensor(*args[k], columns[i].tensor))) ++k;
-    else
-      k = count;
-    if (k == count) args[count++] = &columns[i].tensor;
-    in[i] = {static_cast<int>(k), columns[i].begin, columns[i].width};
-  }
-  typename Op::OutSlots out;
-  for (int o = 0; o < no; ++o) out[o] = {o, 0, 0};
-  std::array<Tensor, no> results;
-  apply(Op(name.text, f, in, out, no), Args({args.data(), count}), results, name.where);
-  if constexpr (detail::PointwiseTraits<F, ni>::many) {
-    return results;
+  if constexpr ((std::is_same_v<X, Tensor> && ...)) {  // the usual case copies no handle
+    args = {&x...};
+    for (int i = 0; i < ni; ++i) in[i] = {i, 0, 0};
+    return detail::apply_pointwise<ni>(name, f, Args(args), in);
   } else {
-    return std::move(results[0]);
+    std::array<Columns, ni> columns{detail::as_columns(x)...};
+    detail::resolve_columns(columns);
+    std::size_t count = 0;
+    for (int i = 0; i < ni; ++i) {
+      // Columns of one tensor share one input.
+      std::size_t k = 0;
+      if (columns[i].width != 0)
+        while (k < count && !(in_same_tensor(*args[k], columns[i].tensor))) ++k;
+      else
+        k = count;
+      if (k == count) args[count++] = &columns[i].tensor;
+      in[i] = {static_cast<int>(k), columns[i].begin, columns[i].width};
+    }
+    return detail::apply_pointwise<ni>(name, f, Args({args.data(), count}), in);
   }
 }
 

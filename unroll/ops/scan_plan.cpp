@@ -75,7 +75,7 @@ ScanPlan::ScanPlan(const Cell& cell, const Tensor& xs, const State& state, bool 
     const Node& node = tape_->node(n);
     if (node.op != nullptr) random_ = random_ || node.op->random();
     if (node.parameter == nullptr && node.foreign == nullptr) continue;
-    capture_values_.push_back(node.first_value);
+    capture_values_.push_back(node.first_output);
     if (node.foreign != nullptr) {
       captures_.push_back(*node.foreign);
     } else {
@@ -101,10 +101,8 @@ ScanPlan::ScanPlan(const Cell& cell, const Tensor& xs, const State& state, bool 
 
 void ScanPlan::trace_back(const Tape& outer, const Tensor& xs, const State& state) {
   std::vector<Tensor> outputs, seeds, wrt;
-  const auto recorded = [&](std::uint32_t value) { return producer(value).outputs[0]; };
   const auto seed = [&](std::uint32_t value) {
-    const Node& node = producer(value);
-    const Tensor& of = node.outputs[value - node.first_value];
+    const Tensor& of = tensor_of(value);
     outputs.push_back(of);
     seeds.push_back(tape_->input(Tensor::abstract(of.shape(), of.dtype()), false));
     return seeds.back().ref().value;
@@ -112,13 +110,13 @@ void ScanPlan::trace_back(const Tape& outer, const Tensor& xs, const State& stat
   output_seed_ = seed(output_);
   for (std::uint32_t value : states_out_) state_seeds_.push_back(seed(value));
   const bool needs_x = outer.needs_grad(xs);
-  wrt.push_back(recorded(x_));
-  for (std::uint32_t value : states_in_) wrt.push_back(recorded(value));
+  wrt.push_back(tensor_of(x_));
+  for (std::uint32_t value : states_in_) wrt.push_back(tensor_of(value));
   std::vector<std::size_t> wanted;
   for (std::size_t c = 0; c < captures_.size(); ++c) {
     if (!outer.needs_grad(captures_[c])) continue;
     wanted.push_back(c);
-    wrt.push_back(recorded(capture_values_[c]));
+    wrt.push_back(tensor_of(capture_values_[c]));
   }
   (void)state;
   const std::vector<Tensor> grads =
@@ -141,21 +139,21 @@ std::vector<bool> ScanPlan::reached_from(std::span<const std::uint32_t> values) 
   for (std::size_t n = 0; n < tape_->size(); ++n) {
     const Node& node = tape_->node(n);
     for (std::uint32_t i = 0; i < node.input_count; ++i)
-      if (node.edges[i] != Node::constant && reached[node.edges[i]])
-        for (std::uint32_t o = 0; o < node.output_count; ++o) reached[node.first_value + o] = true;
+      if (!is_constant(node.inputs[i]) && reached[node.inputs[i]])
+        for (std::uint32_t o = 0; o < node.output_count; ++o) reached[node.first_output + o] = true;
   }
   return reached;
 }
 
 // Marks the nodes that a value is computed from.
 void ScanPlan::mark_ancestors(std::uint32_t value, std::vector<bool>& marked) const {
-  if (value == none || marked[tape_->producer(value)]) return;
-  marked[tape_->producer(value)] = true;
-  for (std::size_t n = tape_->producer(value) + 1; n-- > 0;) {
+  if (value == none || marked[producer(value)]) return;
+  marked[producer(value)] = true;
+  for (std::size_t n = producer(value) + 1; n-- > 0;) {
     if (!marked[n]) continue;
     const Node& node = tape_->node(n);
     for (std::uint32_t i = 0; i < node.input_count; ++i)
-      if (node.edges[i] != Node::constant) marked[tape_->producer(node.edges[i])] = true;
+      if (!is_constant(node.inputs[i])) marked[producer(node.inputs[i])] = true;
   }
 }
 
@@ -163,9 +161,9 @@ Rows ScanPlan::rows_of(const Node& node, const std::vector<bool>& stacked) const
   std::vector<const Tensor*> in(node.input_count);
   const std::unique_ptr<bool[]> flags(new bool[node.input_count]);
   for (std::uint32_t i = 0; i < node.input_count; ++i) {
-    in[i] = &node.inputs[i];
+    in[i] = &tensor_of(node.inputs[i]);
     flags[i] = stacked[i];
-    if (stacked[i] && node.inputs[i].rank() == 0) return Rows::none;
+    if (stacked[i] && in[i]->rank() == 0) return Rows::none;
   }
   return node.op->rows(Args(in), {flags.get(), node.input_count});
 }
@@ -177,9 +175,9 @@ void ScanPlan::place_forward() {
   // What only the walk back reads is run there, or saved here: place_backward() knows.
   for (std::size_t n = forward_nodes_; n < tape_->size(); ++n)
     for (std::uint32_t i = 0; i < tape_->node(n).input_count; ++i)
-      if (tape_->node(n).edges[i] != Node::constant &&
-          tape_->producer(tape_->node(n).edges[i]) < forward_nodes_)
-        mark_ancestors(tape_->node(n).edges[i], used);
+      if (!is_constant(tape_->node(n).inputs[i]) &&
+          producer(tape_->node(n).inputs[i]) < forward_nodes_)
+        mark_ancestors(tape_->node(n).inputs[i], used);
 
   const std::vector<bool> by_state = reached_from(states_in_);
   const std::uint32_t streams[] = {x_, mask_};
@@ -187,19 +185,19 @@ void ScanPlan::place_forward() {
   for (std::size_t n = 0; n < forward_nodes_; ++n) {
     const Node& node = tape_->node(n);
     if (node.op == nullptr || !used[n]) continue;
-    if (by_state[node.first_value]) {
+    if (by_state[node.first_output]) {
       place_[n] = Place::loop;
       continue;
     }
-    if (!by_x[node.first_value]) {
+    if (!by_x[node.first_output]) {
       place_[n] = Place::once;
       continue;
     }
     std::vector<bool> stacked(node.input_count, false);
     bool available = true;
     for (std::uint32_t i = 0; i < node.input_count; ++i) {
-      const std::uint32_t value = node.edges[i];
-      if (value == Node::constant || !by_x[value]) continue;
+      const std::uint32_t value = node.inputs[i];
+      if (is_constant(value) || !by_x[value]) continue;
       stacked[i] = true;
       available = available && (value == x_ || value == mask_ || place_of(value) == Place::before);
     }
@@ -232,19 +230,19 @@ bool ScanPlan::try_place_backward(std::vector<bool>& forced) {
     const Node& node = tape_->node(n);
     place_[n] = Place::unused;
     if (node.op == nullptr || !used[n]) continue;
-    if (!varies[node.first_value]) {
+    if (!varies[node.first_output]) {
       place_[n] = Place::once;
       continue;
     }
     std::vector<bool> stacked(node.input_count, false);
     bool any_sum = false, all_sums = true, in_loop_only = false, any_after = false;
     for (std::uint32_t i = 0; i < node.input_count; ++i) {
-      const std::uint32_t value = node.edges[i];
-      if (value == Node::constant || !varies[value]) {
+      const std::uint32_t value = node.inputs[i];
+      if (is_constant(value) || !varies[value]) {
         all_sums = false;
         continue;
       }
-      const std::size_t from = tape_->producer(value);
+      const std::size_t from = producer(value);
       stacked[i] = true;
       const bool leaf = node.op != nullptr && tape_->node(from).op == nullptr;
       const bool sum = !leaf && from >= forward_nodes_ && place_[from] == Place::summed;
@@ -266,7 +264,7 @@ bool ScanPlan::try_place_backward(std::vector<bool>& forced) {
       }
       // A sum over the steps is no step's value: its producers go back into the loop.
       for (std::uint32_t i = 0; i < node.input_count; ++i)
-        if (stacked[i]) mark_ancestors(node.edges[i], forced);
+        if (stacked[i]) mark_ancestors(node.inputs[i], forced);
       forced[n] = true;
       return false;
     } else if (rows == Rows::map) {
@@ -275,7 +273,7 @@ bool ScanPlan::try_place_backward(std::vector<bool>& forced) {
       place_[n] = Place::summed;
     } else if (any_after) {
       for (std::uint32_t i = 0; i < node.input_count; ++i)
-        if (stacked[i]) mark_ancestors(node.edges[i], forced);
+        if (stacked[i]) mark_ancestors(node.inputs[i], forced);
       forced[n] = true;
       return false;
     } else {
@@ -296,7 +294,7 @@ void ScanPlan::choose_saved() {
     const Node& node = tape_->node(n);
     if (place_[n] == Place::unused) continue;
     for (std::uint32_t i = 0; i < node.input_count; ++i)
-      if (node.edges[i] != Node::constant) read[node.edges[i]] = true;
+      if (!is_constant(node.inputs[i])) read[node.inputs[i]] = true;
   }
   for (std::uint32_t value : capture_grads_)
     if (value != none) read[value] = true;
@@ -309,7 +307,7 @@ void ScanPlan::choose_saved() {
     if (place_[n] != Place::before && place_[n] != Place::loop) continue;
     const Node& node = tape_->node(n);
     for (std::uint32_t o = 0; o < node.output_count; ++o) {
-      const std::uint32_t value = node.first_value + o;
+      const std::uint32_t value = node.first_output + o;
       const bool is_state =
           std::find(states_out_.begin(), states_out_.end(), value) != states_out_.end();
       if (read[value] && !is_state) saved_.push_back(value);

@@ -56,8 +56,10 @@ class ScanPlan {
   std::vector<bool> reached_from(std::span<const std::uint32_t> values) const;
   void mark_ancestors(std::uint32_t value, std::vector<bool>& marked) const;
   Rows rows_of(const Node& node, const std::vector<bool>& stacked) const;
-  const Node& producer(std::uint32_t value) const { return tape_->node(tape_->producer(value)); }
-  Place place_of(std::uint32_t value) const { return place_[tape_->producer(value)]; }
+  const Tensor& tensor_of(std::uint32_t value) const { return tape_->value(value).tensor; }
+  std::uint32_t producer(std::uint32_t value) const { return tape_->value(value).producer; }
+  bool is_constant(std::uint32_t value) const { return producer(value) == Value::constant; }
+  Place place_of(std::uint32_t value) const { return place_[producer(value)]; }
 
   std::unique_ptr<Tape> tape_;  // one step: forward nodes, then those of the walk back
   std::size_t forward_nodes_ = 0;

@@ -1,18 +1,18 @@
-#include <unroll/graph/accumulate.h>
 #include <unroll/ops/arithmetic.h>
 #include <unroll/ops/layout.h>
 #include <unroll/ops/reduce.h>
+#include <unroll/ops/scan_loop.h>
 #include <unroll/ops/scan_plan.h>
 
 #include <algorithm>
 #include <cstring>
+#include <deque>
 
 namespace unroll::detail {
 namespace {
 
-void copy_into(Tensor target, const Tensor& source) {
-  std::memcpy(target.bytes(), source.bytes(),
-              static_cast<std::size_t>(source.numel() * size_of(source.dtype())));
+std::size_t byte_count(const Tensor& tensor) {
+  return static_cast<std::size_t>(tensor.numel() * size_of(tensor.dtype()));
 }
 
 // [T, B, ...] as the rows [T * B, ...] of all steps.
@@ -30,17 +30,18 @@ Tensor unfolded(const Tensor& rows, std::int64_t steps) {
 
 }  // namespace
 
-/// The working tensors of one run of a plan.
+/// The working tensors of one run of a plan, forward or back.
 class ScanRun {
  public:
   using Place = ScanPlan::Place;
   static constexpr std::uint32_t none = ScanPlan::none;
 
-  ScanRun(const ScanPlan& plan, Args in)
+  ScanRun(const ScanPlan& plan, Args in, bool ascending)
       : plan_(plan),
         tape_(*plan.tape_),
         in_(in),
         steps_(in[0].size(0)),
+        ascending_(ascending),
         now_(tape_.value_count()),
         stack_(tape_.value_count()) {
     std::size_t next = 0;
@@ -50,38 +51,26 @@ class ScanRun {
     next += plan.states();
     for (std::uint32_t value : plan.capture_values_) now_[value] = in[next++];
     after_inputs_ = next;
-    for (std::size_t n = 0; n < tape_.size(); ++n) {
-      const Node& node = tape_.node(n);
-      for (std::uint32_t i = 0; i < node.input_count && plan_.place_[n] == Place::loop; ++i)
-        if (node.edges[i] != Node::constant) in_loop_.push_back(node.edges[i]);
-    }
-    std::sort(in_loop_.begin(), in_loop_.end());
-    in_loop_.erase(std::unique(in_loop_.begin(), in_loop_.end()), in_loop_.end());
+    for (std::uint32_t value = 0; value < now_.size(); ++value)
+      if (plan_.is_constant(value)) now_[value] = plan_.tensor_of(value);
   }
 
   void forward(std::span<Tensor> out) {
     run_place(Place::once, 0, plan_.forward_nodes_);
     run_place(Place::before, 0, plan_.forward_nodes_);
-    make_tracks();
-    const bool own_stack = stack_of_output() < 0 && !stack_[plan_.output_].defined();
-    if (own_stack) make_stack(plan_.output_);
+    for (std::size_t k = 0; k < plan_.states(); ++k) {
+      const std::uint32_t value = plan_.states_out_[k];
+      const bool holds_output = value == plan_.output_ && in_loop_result(value) && is_first(k);
+      if (holds_output && output_track_ < 0) output_track_ = static_cast<int>(k);
+      carry(plan_.states_in_[k], value, in_[first_state_ + k], plan_.tracked_[k] || holds_output);
+    }
     for (std::uint32_t value : plan_.saved_)
       if (!stack_[value].defined()) make_stack(value);
-    const std::vector<std::uint32_t> nodes = loop_nodes(0, plan_.forward_nodes_);
-    const std::vector<std::uint32_t> stacked = stacked_values();
-    for (std::int64_t s = 0; s < steps_; ++s) {
-      const std::int64_t t = plan_.reverse_ ? steps_ - 1 - s : s;
-      begin_step(stacked, t);
-      for (std::size_t k = 0; k < plan_.states(); ++k) {
-        now_[plan_.states_in_[k]] = state_in(k, t);
-        if (writes_track(k)) now_[plan_.states_out_[k]] = state_out(k, t);
-      }
-      for (std::uint32_t n : nodes) run_step(n);
-      for (std::size_t k = 0; k < plan_.states(); ++k)
-        if (!writes_track(k)) copy_into(state_out(k, t), now_[plan_.states_out_[k]]);
-      if (own_stack && !in_loop_result(plan_.output_))
-        copy_into(stack_[plan_.output_].row(t), now_[plan_.output_]);
+    if (output_track_ < 0 && !stack_[plan_.output_].defined()) {
+      make_stack(plan_.output_);
+      if (!in_loop_result(plan_.output_)) copied_output_ = true;
     }
+    run_loop(0, plan_.forward_nodes_, {});
     write_results(out);
   }
 
@@ -98,155 +87,142 @@ class ScanRun {
     }
     for (std::uint32_t value : plan_.saved_) stack_[value] = in_[next++];
     stack_[plan_.output_seed_] = in_[next++];
-    const std::size_t state_grads = next;
 
     const std::size_t first = plan_.forward_nodes_, last = tape_.size();
     run_place(Place::once, 0, last);
     run_place(Place::before, first, last);
-    make_back_stacks();
-    const std::vector<std::uint32_t> nodes = loop_nodes(first, last);
-    const std::vector<std::uint32_t> stacked = stacked_values();
-    const std::vector<std::size_t> summed_in_loop = captures_summed_in_loop();
-    std::vector<Tensor> sums(plan_.captures_.size());
-    std::vector<Tensor> carried(plan_.states());
-    for (std::size_t k = 0; k < plan_.states(); ++k) carried[k] = in_[state_grads + k];
-
-    for (std::int64_t s = steps_; s-- > 0;) {
-      const std::int64_t t = plan_.reverse_ ? steps_ - 1 - s : s;
-      begin_step(stacked, t);
-      for (std::size_t k = 0; k < plan_.states(); ++k) {
-        now_[plan_.state_seeds_[k]] = carried[k];
-        const Tensor& kept = stack_[plan_.state_seeds_[k]];
-        if (kept.defined()) copy_into(kept.row(t), carried[k]);
-      }
-      for (std::uint32_t n : nodes) run_step(n);
-      for (std::size_t c : summed_in_loop) {
-        const Tensor& part = now_[plan_.capture_grads_[c]];
-        if (sums[c].defined()) {
-          accumulate_into(sums[c], part);
-        } else {
-          sums[c] = part.clone();
-        }
-      }
-      for (std::size_t k = 0; k < plan_.states(); ++k) {
-        const std::uint32_t value = plan_.state_grads_[k];
-        carried[k] =
-            value == none ? Tensor::zeros(carried[k].shape(), carried[k].dtype()) : now_[value];
-      }
-      // What is carried on must not be overwritten by the next step's result.
-      for (std::uint32_t value : plan_.state_grads_)
-        if (value != none && in_loop_result(value)) now_[value] = {};
-      for (Tensor& grad : carried)
-        if (!grad.unique()) grad = grad.clone();
+    const std::vector<bool> kept = make_back_stacks();
+    for (std::size_t k = 0; k < plan_.states(); ++k) {
+      const std::uint32_t seed = plan_.state_seeds_[k];
+      carry(seed, plan_.state_grads_[k], in_[next + k], kept[seed]);
+      if (kept[seed]) stack_[seed] = track_before(tracks_.back());
     }
+    std::vector<Tensor> sums(plan_.captures_.size());
+    for (std::size_t c : captures_summed_in_loop()) {
+      const Tensor& spec = plan_.tensor_of(plan_.capture_grads_[c]);
+      sums[c] = Tensor::zeros(spec.shape(), spec.dtype());
+    }
+    run_loop(first, last, sums);
     run_behind(first, last);
-    write_gradients(out, carried, sums);
+    write_gradients(out, sums);
   }
 
  private:
-  const Node& node_of(std::uint32_t value) const { return tape_.node(tape_.producer(value)); }
-  const Tensor& spec_of(std::uint32_t value) const {
-    const Node& node = node_of(value);
-    return node.outputs[value - node.first_value];
-  }
+  // What is carried from step to step: the value that a step reads and the one that it gives.
+  struct Track {
+    std::uint32_t in, out;
+    bool whole;   // all steps' rows are kept, else two that take turns
+    bool direct;  // the step's own result lies in it, else it is copied there
+    Tensor rows;
+  };
+
   bool in_loop_result(std::uint32_t value) const {
-    return node_of(value).op != nullptr && plan_.place_of(value) == Place::loop;
+    return value != none && !plan_.is_constant(value) &&
+           tape_.node(plan_.producer(value)).op != nullptr && plan_.place_of(value) == Place::loop;
+  }
+  // Among states that are one and the same value.
+  bool is_first(std::size_t k) const {
+    const auto& values = plan_.states_out_;
+    return std::find(values.begin(), values.end(), values[k]) - values.begin() ==
+           static_cast<std::ptrdiff_t>(k);
   }
 
+  Tensor empty_like(std::uint32_t value) const {
+    const Tensor& spec = plan_.tensor_of(value);
+    return Tensor::empty(spec.shape(), spec.dtype());
+  }
   void make_stack(std::uint32_t value) {
-    const Tensor& spec = spec_of(value);
+    const Tensor& spec = plan_.tensor_of(value);
     stack_[value] = Tensor::empty(spec.shape().inserted(0, steps_), spec.dtype());
   }
 
-  // The states before and after each step, in the order of time: one row more than steps.
-  void make_tracks() {
-    for (std::size_t k = 0; k < plan_.states(); ++k) {
-      const Tensor& initial = in_[first_state_ + k];
-      whole_.push_back(plan_.tracked_[k] || stack_of_output() == static_cast<int>(k));
-      const std::int64_t rows = whole_[k] ? steps_ + 1 : 2;
-      tracks_.push_back(Tensor::empty(initial.shape().inserted(0, rows), initial.dtype()));
-      copy_into(state_in(k, plan_.reverse_ ? steps_ - 1 : 0), initial);
-    }
+  // Rows lie in the order of time, one more than steps: ascending, step t reads row t and gives
+  // row t + 1; descending, it reads row t + 1 and gives row t.
+  void carry(std::uint32_t in, std::uint32_t out, const Tensor& initial, bool whole) {
+    const bool direct = in_loop_result(out) && !stack_[out].defined() &&
+                        std::none_of(tracks_.begin(), tracks_.end(),
+                                     [out](const Track& one) { return one.out == out; });
+    tracks_.push_back(
+        {in, out, whole, direct,
+         Tensor::empty(initial.shape().inserted(0, whole ? steps_ + 1 : 2), initial.dtype())});
+    Tensor first = tracks_.back().rows.row(whole && !ascending_ ? steps_ : 0);
+    std::memcpy(first.bytes(), initial.bytes(), byte_count(initial));
   }
-  Tensor state_in(std::size_t k, std::int64_t t) const {
-    const std::int64_t row = plan_.reverse_ ? t + 1 : t;
-    return tracks_[k].row(whole_[k] ? row : row % 2);
+  // Rows as steps read and as they give them, [T, ...].
+  Tensor track_before(const Track& track) const {
+    return ascending_ ? track.rows.rows(0, steps_) : track.rows.rows(1, steps_ + 1);
   }
-  Tensor state_out(std::size_t k, std::int64_t t) const {
-    const std::int64_t row = plan_.reverse_ ? t : t + 1;
-    return tracks_[k].row(whole_[k] ? row : row % 2);
+  Tensor track_after(const Track& track) const {
+    return ascending_ ? track.rows.rows(1, steps_ + 1) : track.rows.rows(0, steps_);
   }
-  // A state that is a loop node's result is computed in its place; the first of two equal ones.
-  bool writes_track(std::size_t k) const {
-    const auto& values = plan_.states_out_;
-    return in_loop_result(values[k]) &&
-           std::find(values.begin(), values.end(), values[k]) - values.begin() ==
-               static_cast<std::ptrdiff_t>(k);
-  }
-  // The state whose track holds the outputs too, or -1.
-  int stack_of_output() const {
-    for (std::size_t k = 0; k < plan_.states(); ++k)
-      if (plan_.states_out_[k] == plan_.output_ && writes_track(k)) return static_cast<int>(k);
-    return -1;
+  Tensor last_row(const Track& track) const {
+    return track.rows.row(!track.whole ? steps_ % 2 : ascending_ ? steps_ : 0);
   }
 
-  std::vector<std::uint32_t> loop_nodes(std::size_t begin, std::size_t end) const {
-    std::vector<std::uint32_t> nodes;
+  Cursor over(const Tensor& rows) const {
+    const auto row =
+        static_cast<std::ptrdiff_t>(byte_count(rows) / static_cast<std::size_t>(rows.size(0)));
+    std::byte* const data = const_cast<std::byte*>(rows.bytes());
+    return ascending_ ? Cursor{data, row} : Cursor{data + (rows.size(0) - 1) * row, -row};
+  }
+  Cursor carried_cursor(const Track& track, bool before) const {
+    if (track.whole) return over(before ? track_before(track) : track_after(track));
+    const auto row = static_cast<std::ptrdiff_t>(byte_count(track.rows) / 2);
+    std::byte* const data = const_cast<std::byte*>(track.rows.bytes());
+    return before ? Cursor{data, row, true} : Cursor{data + row, -row, true};
+  }
+  Cursor cursor_of(std::uint32_t value) {
+    for (const Track& track : tracks_) {
+      if (track.in == value) return carried_cursor(track, true);
+      if (track.direct && track.out == value) return carried_cursor(track, false);
+    }
+    if (stack_[value].defined()) return over(stack_[value]);
+    if (!now_[value].defined()) now_[value] = empty_like(value);
+    return {now_[value].bytes(), 0};
+  }
+  // The same data at every step.
+  bool is_fixed(std::uint32_t value) const {
+    return !in_loop_result(value) && !stack_[value].defined() && now_[value].defined() &&
+           std::none_of(tracks_.begin(), tracks_.end(),
+                        [value](const Track& track) { return track.in == value; });
+  }
+
+  void run_loop(std::size_t begin, std::size_t end, std::span<Tensor> sums) {
+    share_stacks(begin, end);
+    ScanLoop loop;
     for (std::size_t n = begin; n < end; ++n)
-      if (plan_.place_[n] == Place::loop) nodes.push_back(static_cast<std::uint32_t>(n));
-    return nodes;
-  }
-  // Values that the loop reads or writes a step's slice of.
-  std::vector<std::uint32_t> stacked_values() const {
-    std::vector<std::uint32_t> values;
-    for (std::uint32_t value = 0; value < stack_.size(); ++value)
-      if (stack_[value].defined() &&
-          (in_loop_result(value) || std::binary_search(in_loop_.begin(), in_loop_.end(), value) ||
-           read_at_end(value)))
-        values.push_back(value);
-    return values;
-  }
-  bool read_at_end(std::uint32_t value) const {
-    const auto in = [&](const std::vector<std::uint32_t>& values) {
-      return std::find(values.begin(), values.end(), value) != values.end();
-    };
-    return value == plan_.output_ || in(plan_.states_out_) || in(plan_.state_grads_) ||
-           in(plan_.capture_grads_);
-  }
-  void begin_step(const std::vector<std::uint32_t>& stacked, std::int64_t t) {
-    for (std::uint32_t value : stacked)
-      if (!is_seed(value)) now_[value] = stack_[value].row(t);
-  }
-  bool is_seed(std::uint32_t value) const {
-    return std::find(plan_.state_seeds_.begin(), plan_.state_seeds_.end(), value) !=
-           plan_.state_seeds_.end();
+      if (plan_.place_[n] == Place::loop) add_call(loop, tape_.node(n));
+    for (const Track& track : tracks_) {
+      if (track.direct) continue;
+      const Tensor& spec = plan_.tensor_of(track.in);
+      if (track.out == none) {
+        zeros_.push_back(Tensor::zeros(spec.shape(), spec.dtype()));
+        loop.copy({zeros_.back().bytes(), 0}, carried_cursor(track, false), byte_count(spec));
+      } else {
+        loop.copy(cursor_of(track.out), carried_cursor(track, false), byte_count(spec));
+      }
+    }
+    if (copied_output_)
+      loop.copy(output_cursor(), over(stack_[plan_.output_]),
+                byte_count(plan_.tensor_of(plan_.output_)));
+    for (std::size_t c = 0; c < sums.size(); ++c)
+      if (sums[c].defined()) loop.add(cursor_of(plan_.capture_grads_[c]), sums[c]);
+    loop.run(steps_);
   }
 
-  // A loop node at the current step: results go where now_ points, or into memory kept for them.
-  void run_step(std::uint32_t n) {
-    const Node& node = tape_.node(n);
-    inputs_.resize(node.input_count);
-    for (std::uint32_t i = 0; i < node.input_count; ++i)
-      inputs_[i] = node.edges[i] == Node::constant ? &node.inputs[i] : &now_[node.edges[i]];
-    Tensor* results = &now_[node.first_value];
-    if (!node.op->allocates()) {
-      for (std::uint32_t o = 0; o < node.output_count; ++o)
-        if (!results[o].defined())
-          results[o] = Tensor::empty(node.outputs[o].shape(), node.outputs[o].dtype());
-      node.op->forward(Args(inputs_), {results, node.output_count});
-      return;
+  void add_call(ScanLoop& loop, const Node& node) {
+    std::vector<const Tensor*> in;
+    std::vector<Cursor> inputs, outputs;
+    const std::unique_ptr<bool[]> flags(new bool[node.input_count]);
+    for (std::uint32_t i = 0; i < node.input_count; ++i) {
+      const std::uint32_t value = node.inputs[i];
+      flags[i] = is_fixed(value);
+      in.push_back(flags[i] ? &now_[value] : &plan_.tensor_of(value));
+      inputs.push_back(cursor_of(value));
     }
-    const std::vector<Tensor> targets(results, results + node.output_count);
-    node.op->forward(Args(inputs_), {results, node.output_count});
-    for (std::uint32_t o = 0; o < node.output_count; ++o) {
-      if (!stack_[node.first_value + o].defined() && !is_track(node.first_value + o)) continue;
-      copy_into(targets[o], results[o]);
-      results[o] = targets[o];
-    }
-  }
-  bool is_track(std::uint32_t value) const {
-    const auto& values = plan_.states_out_;
-    return !tracks_.empty() && std::find(values.begin(), values.end(), value) != values.end();
+    for (std::uint32_t o = 0; o < node.output_count; ++o)
+      outputs.push_back(cursor_of(node.first_output + o));
+    loop.call(*node.op, Args(in), {flags.get(), node.input_count}, inputs, outputs);
   }
 
   // A node over all steps' rows, or once where none of its inputs is stacked.
@@ -256,13 +232,9 @@ class ScanRun {
     std::vector<const Tensor*> in(node.input_count);
     bool stacked = false;
     for (std::uint32_t i = 0; i < node.input_count; ++i) {
-      const std::uint32_t value = node.edges[i];
-      if (value != Node::constant && stack_[value].defined()) {
-        rows[i] = folded(stack_[value]);
-        stacked = true;
-      } else {
-        rows[i] = value == Node::constant ? node.inputs[i] : now_[value];
-      }
+      const std::uint32_t value = node.inputs[i];
+      stacked = stacked || stack_[value].defined();
+      rows[i] = stack_[value].defined() ? folded(stack_[value]) : now_[value];
       in[i] = &rows[i];
     }
     std::vector<Tensor> results(node.output_count);
@@ -274,7 +246,7 @@ class ScanRun {
     }
     node.op->forward(Args(in), results);
     for (std::uint32_t o = 0; o < node.output_count; ++o) {
-      const std::uint32_t value = node.first_value + o;
+      const std::uint32_t value = node.first_output + o;
       if (stacked && !summed) {
         stack_[value] = unfolded(results[o], steps_);
       } else {
@@ -293,48 +265,93 @@ class ScanRun {
     }
   }
 
+  // Gives a loop result the stack of an operand that nothing else reads, where its op can compute
+  // in place: what the input's product was becomes the whole gates.
+  void share_stacks(std::size_t begin, std::size_t end) {
+    std::vector<int> readers(now_.size(), 0);
+    for (std::size_t n = begin; n < end; ++n)
+      if (plan_.place_[n] != Place::unused)
+        for (std::uint32_t i = 0; i < tape_.node(n).input_count; ++i)
+          ++readers[tape_.node(n).inputs[i]];
+    const std::uint32_t single[] = {plan_.output_, plan_.x_grad_};
+    for (const std::span<const std::uint32_t> values :
+         {std::span<const std::uint32_t>(single), std::span<const std::uint32_t>(plan_.saved_),
+          std::span<const std::uint32_t>(plan_.states_out_),
+          std::span<const std::uint32_t>(plan_.state_grads_),
+          std::span<const std::uint32_t>(plan_.capture_grads_)})
+      for (std::uint32_t value : values)
+        if (value != none) ++readers[value];
+    for (std::size_t n = begin; n < end; ++n) {
+      if (plan_.place_[n] != Place::loop) continue;
+      const Node& node = tape_.node(n);
+      const std::uint32_t result = node.first_output;
+      if (!stack_[result].defined() || plan_.tensor_of(result).rank() == 0) continue;
+      std::vector<const Tensor*> in;
+      for (std::uint32_t i = 0; i < node.input_count; ++i)
+        in.push_back(&plan_.tensor_of(node.inputs[i]));
+      const std::uint32_t may = node.op->in_place(Args(in));
+      for (std::uint32_t i = 0; i < node.input_count; ++i) {
+        const std::uint32_t value = node.inputs[i];
+        if ((may >> i & 1) != 0 && readers[value] == 1 && stack_[value].unique() &&
+            !in_loop_result(value)) {
+          stack_[result] = stack_[value];
+          break;
+        }
+      }
+    }
+  }
+
+  Cursor output_cursor() {
+    for (const Track& track : tracks_)
+      if (track.in == plan_.output_) return carried_cursor(track, true);
+    return {now_[plan_.output_].bytes(), 0};
+  }
+
   void write_results(std::span<Tensor> out) {
     std::size_t next = 0;
-    const int track = stack_of_output();
-    out[next++] = track < 0        ? stack_[plan_.output_]
-                  : plan_.reverse_ ? tracks_[track].rows(0, steps_)
-                                   : tracks_[track].rows(1, steps_ + 1);
+    out[next++] = output_track_ < 0 ? stack_[plan_.output_]
+                                    : track_after(tracks_[static_cast<std::size_t>(output_track_)]);
     // Copies: a state that is carried on should not keep a whole sequence alive.
+    for (const Track& track : tracks_) out[next++] = last_row(track).clone();
     for (std::size_t k = 0; k < plan_.states(); ++k)
-      out[next++] = state_out(k, plan_.reverse_ ? 0 : steps_ - 1).clone();
-    for (std::size_t k = 0; k < plan_.states(); ++k)
-      if (plan_.tracked_[k]) out[next++] = tracks_[k];
+      if (plan_.tracked_[k]) out[next++] = tracks_[k].rows;
     for (std::uint32_t value : plan_.saved_) out[next++] = stack_[value];
   }
 
-  // Stacks for what the loop computes and the nodes behind it read.
-  void make_back_stacks() {
+  // Stacks for what the loop computes and the nodes behind it read. Returns which values are kept;
+  // the seeds among them are carried in stacks of their own.
+  std::vector<bool> make_back_stacks() {
+    std::vector<bool> kept(now_.size(), false);
+    const auto is_seed = [&](std::uint32_t value) {
+      const auto& seeds = plan_.state_seeds_;
+      return std::find(seeds.begin(), seeds.end(), value) != seeds.end();
+    };
     const auto keep = [&](std::uint32_t value) {
-      if (value != none && !stack_[value].defined() && (in_loop_result(value) || is_seed(value)))
-        make_stack(value);
+      if (value == none || kept[value] || stack_[value].defined()) return;
+      kept[value] = in_loop_result(value) || is_seed(value);
+      if (in_loop_result(value)) make_stack(value);
     };
     for (std::size_t n = plan_.forward_nodes_; n < tape_.size(); ++n) {
       if (plan_.place_[n] != Place::after && plan_.place_[n] != Place::summed) continue;
       const Node& node = tape_.node(n);
-      for (std::uint32_t i = 0; i < node.input_count; ++i)
-        if (node.edges[i] != Node::constant) keep(node.edges[i]);
+      for (std::uint32_t i = 0; i < node.input_count; ++i) keep(node.inputs[i]);
     }
     keep(plan_.x_grad_);
     for (std::uint32_t value : plan_.capture_grads_)
       if (value != none && is_seed(value)) keep(value);
+    return kept;
   }
   // Gradients of captures that come step by step and are added up in the loop.
   std::vector<std::size_t> captures_summed_in_loop() const {
     std::vector<std::size_t> result;
     for (std::size_t c = 0; c < plan_.capture_grads_.size(); ++c) {
       const std::uint32_t value = plan_.capture_grads_[c];
-      if (value != none && in_loop_result(value) && !stack_[value].defined()) result.push_back(c);
+      if (in_loop_result(value) && !stack_[value].defined()) result.push_back(c);
     }
     return result;
   }
 
-  void write_gradients(std::span<Tensor> out, std::span<const Tensor> carried,
-                       std::span<const Tensor> sums) {
+  void write_gradients(std::span<Tensor> out, std::span<const Tensor> sums) {
     std::size_t next = 0;
     const std::uint32_t x_grad = plan_.x_grad_;
     if (x_grad != none)
@@ -342,7 +359,7 @@ class ScanRun {
                       ? stack_[x_grad]
                       : expand(now_[x_grad], in_[0].shape());  // the same at every step
     ++next;
-    for (const Tensor& grad : carried) out[next++] = grad;
+    for (const Track& track : tracks_) out[next++] = last_row(track).clone();
     for (std::size_t c = 0; c < plan_.captures_.size(); ++c, ++next) {
       const std::uint32_t value = plan_.capture_grads_[c];
       if (value == none) continue;
@@ -362,12 +379,13 @@ class ScanRun {
   const Tape& tape_;
   Args in_;
   std::int64_t steps_;
+  bool ascending_;
   std::vector<Tensor> now_;    // by value: the current step's, or the same for all
   std::vector<Tensor> stack_;  // by value: all steps' [T, ...]
-  std::vector<Tensor> tracks_;
-  std::vector<bool> whole_;
-  std::vector<std::uint32_t> in_loop_;
-  std::vector<const Tensor*> inputs_;
+  std::vector<Track> tracks_;
+  std::deque<Tensor> zeros_;
+  int output_track_ = -1;  // the state whose track holds the outputs too
+  bool copied_output_ = false;
   std::size_t first_state_ = 0, after_inputs_ = 0;
 };
 
@@ -379,8 +397,7 @@ int ScanPlan::result_count() const {
 void ScanPlan::infer(Args in, std::span<Spec> out) const {
   const std::int64_t steps = in[0].size(0);
   const auto spec = [&](std::uint32_t value, std::int64_t rows) {
-    const Node& node = producer(value);
-    const Tensor& one = node.outputs[value - node.first_value];
+    const Tensor& one = tensor_of(value);
     return Spec{rows > 0 ? one.shape().inserted(0, rows) : one.shape(), one.dtype()};
   };
   std::size_t next = 0;
@@ -391,8 +408,12 @@ void ScanPlan::infer(Args in, std::span<Spec> out) const {
   for (std::uint32_t value : saved_) out[next++] = spec(value, steps);
 }
 
-void ScanPlan::run(Args in, std::span<Tensor> out) const { ScanRun(*this, in).forward(out); }
+void ScanPlan::run(Args in, std::span<Tensor> out) const {
+  ScanRun(*this, in, !reverse_).forward(out);
+}
 
-void ScanPlan::run_back(Args in, std::span<Tensor> out) const { ScanRun(*this, in).backward(out); }
+void ScanPlan::run_back(Args in, std::span<Tensor> out) const {
+  ScanRun(*this, in, reverse_).backward(out);
+}
 
 }  // namespace unroll::detail

@@ -1,0 +1,57 @@
+#include <unroll/ops/scan_loop.h>
+
+#include <cstring>
+
+namespace unroll::detail {
+namespace {
+
+void add_to(Tensor& sum, const std::byte* part) {
+  with_float("scan", sum.dtype(), [&](auto zero) {
+    using T = decltype(zero);
+    T* const total = sum.mutable_ptr<T>();
+    const T* const terms = reinterpret_cast<const T*>(part);
+    for (std::int64_t i = 0; i < sum.numel(); ++i) total[i] += terms[i];
+  });
+}
+
+}  // namespace
+
+std::size_t ScanLoop::place(const Cursor& cursor) {
+  if (cursor.alternates) alternating_.push_back(places_.size());
+  places_.push_back(cursor.at);
+  steps_.push_back(cursor.step);
+  return places_.size() - 1;
+}
+
+std::size_t ScanLoop::place(std::span<const Cursor> cursors) {
+  const std::size_t first = places_.size();
+  for (const Cursor& cursor : cursors) place(cursor);
+  return first;
+}
+
+void ScanLoop::call(const Op& op, Args in, std::span<const bool> fixed,
+                    std::span<const Cursor> inputs, std::span<const Cursor> outputs) {
+  calls_.push_back({op.bind(in, fixed, arena_), place(inputs), place(outputs)});
+}
+
+void ScanLoop::copy(const Cursor& from, const Cursor& to, std::size_t bytes) {
+  copies_.push_back({place(from), place(to), bytes});
+}
+
+void ScanLoop::add(const Cursor& part, Tensor& sum) { sums_.push_back({place(part), &sum}); }
+
+void ScanLoop::run(std::int64_t steps) {
+  for (std::int64_t s = 0; s < steps; ++s) {
+    std::byte** const places = places_.data();
+    for (const Call& call : calls_)
+      call.kernel->run(const_cast<const std::byte* const*>(places + call.inputs),
+                       places + call.outputs);
+    for (const Copy& copy : copies_) std::memcpy(places[copy.to], places[copy.from], copy.bytes);
+    for (const Sum& sum : sums_) add_to(*sum.sum, places[sum.part]);
+    if (s + 1 == steps) break;  // beyond the last step there is no place
+    for (std::size_t i = 0; i < places_.size(); ++i) places[i] += steps_[i];
+    for (std::size_t i : alternating_) steps_[i] = -steps_[i];
+  }
+}
+
+}  // namespace unroll::detail

@@ -2,10 +2,9 @@
 
 #include <sys/wait.h>
 
-#include <nlohmann/json.hpp>
-
 #include <array>
 #include <cstdio>
+#include <nlohmann/json.hpp>
 #include <string>
 
 #include "../catch.h"
@@ -19,7 +18,7 @@ struct Run {
 };
 
 // `arguments` as a shell takes them.
-Run unroll(const std::string& arguments) {
+Run program(const std::string& arguments) {
   const std::string command = std::string("'") + UNROLL_CLI + "' " + arguments + " 2>&1 </dev/null";
   Run run;
   std::FILE* pipe = ::popen(command.c_str(), "r");
@@ -63,8 +62,8 @@ TEST_CASE("compare --quick writes results and a report, which can be redrawn", "
   const TemporaryDirectory folder;
   const auto text = write_plainly(folder / "text.txt", prose(1500));
   const auto out = folder / "out";
-  const Run run = unroll("compare --quick --parameters 20000 --text" + quoted(text) + "--out" +
-                         quoted(out));
+  const Run run =
+      program("compare --quick --parameters 20000 --text" + quoted(text) + "--out" + quoted(out));
   CAPTURE(run.text);
   REQUIRE(run.code == 0);
   const nlohmann::json results = nlohmann::json::parse(read_plainly(out / "results.json"));
@@ -74,14 +73,14 @@ TEST_CASE("compare --quick writes results and a report, which can be redrawn", "
   CHECK(has(page, "unroll-results-1"));
   for (const char* name : {"rnn", "lstm", "gru", "transformer"}) CHECK(has(run.text, name));
 
-  const Run again = unroll("report" + quoted(out / "results.json") + "--out" +
-                           quoted(folder / "again"));
+  const Run again =
+      program("report" + quoted(out / "results.json") + "--out" + quoted(folder / "again"));
   CAPTURE(again.text);
   CHECK(again.code == 0);
   CHECK(read_plainly(folder / "again/report.html") == page);
   write_plainly(out / "results.json", "{\"format\": \"unroll-results-1\"}");
-  const Run damaged = unroll("report" + quoted(out / "results.json") + "--out" +
-                             quoted(folder / "damaged"));
+  const Run damaged =
+      program("report" + quoted(out / "results.json") + "--out" + quoted(folder / "damaged"));
   CHECK(damaged.code != 0);
   CHECK(has(damaged.text, "results"));
   CHECK(!std::filesystem::exists(folder / "damaged/report.html"));
@@ -92,10 +91,11 @@ TEST_CASE("train, evaluate, generate, resume", "[slow]") {
   const TemporaryDirectory folder;
   const auto text = write_plainly(folder / "text.txt", prose(400));
   const auto model = folder / "model";
-  const std::string train = "train --model gru --hidden 24 --embedding 12 --layers 1 --context 16 "
-                            "--evaluate-every 20 --evaluation-batches 5 --warmup 5 --text" +
-                            quoted(text) + "--out" + quoted(model);
-  Run run = unroll(train + "--steps 40");
+  const std::string train =
+      "train --model gru --hidden 24 --embedding 12 --layers 1 --context 16 "
+      "--evaluate-every 20 --evaluation-batches 5 --warmup 5 --text" +
+      quoted(text) + "--out" + quoted(model);
+  Run run = program(train + "--steps 40");
   CAPTURE(run.text);
   REQUIRE(run.code == 0);
   CHECK(has(run.text, "validation"));
@@ -103,23 +103,23 @@ TEST_CASE("train, evaluate, generate, resume", "[slow]") {
        {"config.json", "model.safetensors", "log.jsonl", "checkpoint.safetensors"})
     CHECK(std::filesystem::exists(model / file));
 
-  run = unroll("evaluate --batches 5 --context 16 --model-dir" + quoted(model) + "--text" +
-               quoted(text));
+  run = program("evaluate --batches 5 --context 16 --model-dir" + quoted(model) + "--text" +
+                quoted(text));
   CHECK(run.code == 0);
   CHECK(has(run.text, "nats per character"));
 
   const std::string generate =
       "generate --count 20 --temperature 0 --prompt 'the ' --model-dir" + quoted(model);
-  run = unroll(generate);
+  run = program(generate);
   CHECK(run.code == 0);
   CHECK(run.text.starts_with("the "));
   CHECK(run.text.size() == 4 + 20 + 1);
-  CHECK(unroll(generate).text == run.text);
+  CHECK(program(generate).text == run.text);
 
-  run = unroll(train + "--steps 60 --resume");
+  run = program(train + "--steps 60 --resume");
   CHECK(run.code == 0);
   CHECK(has(run.text, "step     60"));
-  run = unroll("generate --prompt '#' --model-dir" + quoted(model));
+  run = program("generate --prompt '#' --model-dir" + quoted(model));
   CHECK(run.code != 0);
   CHECK(has(run.text, "#"));
 }
@@ -163,7 +163,7 @@ TEST_CASE("wrong input: a message that names it, a code that is not 0, no files"
   const auto out = folder / "out";
   const std::ptrdiff_t files = folder.files();
   for (const Wrong& one : all) {
-    const Run run = unroll(one.arguments + " --out" + quoted(out));
+    const Run run = program(one.arguments + " --out" + quoted(out));
     CAPTURE(one.arguments, run.text);
     CHECK(run.code > 0);
     CHECK(run.code < 1000);  // it ended by itself
@@ -177,7 +177,7 @@ TEST_CASE("wrong input: a message that names it, a code that is not 0, no files"
        {"evaluate --model-dir /nowhere" + text + quoted(good), std::string("nonsense"),
         std::string("generate --model-dir /nowhere"), std::string("report /nowhere.json"),
         std::string(), "report" + quoted(good)}) {
-    const Run run = unroll(arguments);
+    const Run run = program(arguments);
     CAPTURE(arguments, run.text);
     CHECK(run.code > 0);
     CHECK(run.code < 1000);
@@ -187,9 +187,9 @@ TEST_CASE("wrong input: a message that names it, a code that is not 0, no files"
 
 TEST_CASE("help and the list of ops", "[slow]") {
   if (!available()) return;
-  CHECK(unroll("--help").code == 0);
-  CHECK(has(unroll("--help").text, "compare"));
-  const Run ops = unroll("ops");
+  CHECK(program("--help").code == 0);
+  CHECK(has(program("--help").text, "compare"));
+  const Run ops = program("ops");
   CHECK(ops.code == 0);
   CHECK(has(ops.text, "matmul"));
 }

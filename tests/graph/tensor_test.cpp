@@ -10,23 +10,6 @@
 
 using namespace unroll;
 
-namespace {
-
-template <class F>
-std::string message_of(const F& f) {
-  try {
-    f();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
-bool has(const std::string& text, const char* part) {
-  return text.find(part) != std::string::npos;
-}
-
-}  // namespace
-
 TEST_CASE("a tensor is undefined, abstract or has data") {
   const Tensor nothing;
   CHECK(!nothing.defined());

@@ -38,16 +38,6 @@ std::vector<double> values(const Tensor& x) {
 }
 using V = std::vector<double>;
 
-template <class F>
-std::string message_of(const F& f) {
-  try {
-    f();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
-
 }  // namespace
 
 TEST_CASE("sums of many f32 numbers lose no digits") {

@@ -11,17 +11,16 @@
 #include <unroll/train/model_dir.h>
 #include <unroll/train/trainer.h>
 
-#include <nlohmann/json.hpp>
-
 #include <cmath>
-#include <cstring>
 #include <limits>
+#include <nlohmann/json.hpp>
 #include <numeric>
 #include <set>
 #include <sstream>
 
 #include "../catch.h"
 #include "../io/files.h"
+#include "../tensors.h"
 
 using namespace unroll;
 
@@ -55,29 +54,6 @@ ModelConfig small(ModelKind kind, double dropout = 0) {
           .dropout = dropout};
 }
 
-double difference(const Tensor& a, const Tensor& b) {
-  if (a.shape() != b.shape()) return INFINITY;
-  const Tensor x = a.to(DType::f64), y = b.to(DType::f64);
-  double worst = 0;
-  for (std::int64_t i = 0; i < x.numel(); ++i) {
-    const double d = std::abs(x.data<double>()[static_cast<std::size_t>(i)] -
-                              y.data<double>()[static_cast<std::size_t>(i)]);
-    if (!(d <= worst)) worst = d;
-  }
-  return worst;
-}
-
-bool same_bits(const StateDict& a, const StateDict& b) {
-  if (a.size() != b.size()) return false;
-  for (const auto& [name, x] : a) {
-    const auto found = b.find(name);
-    if (found == b.end() || found->second.shape() != x.shape()) return false;
-    if (std::memcmp(x.bytes(), found->second.bytes(),
-                    static_cast<std::size_t>(x.numel() * size_of(x.dtype()))) != 0)
-      return false;
-  }
-  return true;
-}
 // What later training steps do not write into.
 StateDict copied(const StateDict& state) {
   StateDict result;
@@ -188,8 +164,7 @@ TEST_CASE("every kind of model learns a periodic text") {
        {ModelKind::rnn, ModelKind::lstm, ModelKind::gru, ModelKind::transformer}) {
     CAPTURE(to_string(kind));
     Setup setup(small(kind));
-    const TrainResult result =
-        setup.run({.steps = 200, .clip_norm = 1, .evaluate_every = 50});
+    const TrainResult result = setup.run({.steps = 200, .clip_norm = 1, .evaluate_every = 50});
     CHECK(result.steps == 200);
     CHECK(result.tokens == 200 * 4 * 16);
     CHECK(result.curve.size() == 4);
@@ -218,10 +193,8 @@ TEST_CASE("a resumed run gives the bits of one that was never interrupted") {
                                  .checkpoint = file,
                                  .resume = true};
       Setup whole(config, carry);
-      const TrainResult expected = whole.run({.steps = 60,
-                                              .schedule = rate,
-                                              .clip_norm = 0.5,
-                                              .evaluate_every = 20});
+      const TrainResult expected =
+          whole.run({.steps = 60, .schedule = rate, .clip_norm = 0.5, .evaluate_every = 20});
       {
         Setup first(config, carry);
         TrainOptions part = options;
@@ -339,9 +312,9 @@ TEST_CASE("a checkpoint of another model, or a damaged one, changes nothing") {
   const auto refused = [&] {
     TrainProgress progress;
     progress.step = 77;
-    CHECK_THROWS_AS(load_checkpoint(file, *setup.model, *setup.optimizer, setup.generator,
-                                    progress),
-                    DataError);
+    CHECK_THROWS_AS(
+        load_checkpoint(file, *setup.model, *setup.optimizer, setup.generator, progress),
+        DataError);
     CHECK(same_bits(model, setup.model->state_dict()));
     CHECK(same_bits(optimizer, setup.optimizer->state_dict()));
     CHECK(setup.generator.position() == position);
@@ -387,8 +360,8 @@ TEST_CASE("a checkpoint survives losses that are not finite") {
   TrainProgress progress;
   progress.step = 4;
   progress.best = std::numeric_limits<double>::quiet_NaN();
-  progress.curve.push_back({.step = 4, .tokens = 9, .seconds = 1, .train_loss = NAN,
-                            .validation_loss = INFINITY});
+  progress.curve.push_back(
+      {.step = 4, .tokens = 9, .seconds = 1, .train_loss = NAN, .validation_loss = INFINITY});
   save_checkpoint(file, *setup.model, *setup.optimizer, setup.generator, progress);
   TrainProgress back;
   CHECK(load_checkpoint(file, *setup.model, *setup.optimizer, setup.generator, back));

@@ -59,29 +59,23 @@ class RecurrentModel : public SequenceModel {
   std::string describe() const override { return "RecurrentModel"; }
 
  private:
+  template <class Layer, class Options>
+  static std::unique_ptr<RecurrentLayer> make_layer(const ModelConfig& c, GeneratorRef& g) {
+    return std::make_unique<Layer>(Options{.input_size = c.embedding,
+                                           .hidden_size = c.hidden,
+                                           .num_layers = c.layers,
+                                           .bias = c.bias,
+                                           .dropout = c.dropout},
+                                   g);
+  }
   static std::unique_ptr<RecurrentLayer> make_rnn(const ModelConfig& c, GeneratorRef& g) {
     switch (c.kind) {
       case ModelKind::rnn:
-        return std::make_unique<RNN>(RNNOptions{.input_size = c.embedding,
-                                                .hidden_size = c.hidden,
-                                                .num_layers = c.layers,
-                                                .bias = c.bias,
-                                                .dropout = c.dropout},
-                                     g);
+        return make_layer<RNN, RNNOptions>(c, g);
       case ModelKind::gru:
-        return std::make_unique<GRU>(GRUOptions{.input_size = c.embedding,
-                                                .hidden_size = c.hidden,
-                                                .num_layers = c.layers,
-                                                .bias = c.bias,
-                                                .dropout = c.dropout},
-                                     g);
+        return make_layer<GRU, GRUOptions>(c, g);
       default:
-        return std::make_unique<LSTM>(LSTMOptions{.input_size = c.embedding,
-                                                  .hidden_size = c.hidden,
-                                                  .num_layers = c.layers,
-                                                  .bias = c.bias,
-                                                  .dropout = c.dropout},
-                                      g);
+        return make_layer<LSTM, LSTMOptions>(c, g);
     }
   }
 

@@ -157,8 +157,7 @@ void add_train(CLI::App& app) {
   command->add_option("--clip", a->clip, "Norm; 0: none")->check(CLI::NonNegativeNumber);
   command->add_option("--evaluate-every", a->evaluate_every)->check(CLI::PositiveNumber);
   command->add_option("--evaluation-batches", a->evaluation_batches)->check(CLI::PositiveNumber);
-  command->add_option("--patience", a->patience,
-                      "Evaluations without a better loss; 0: never stop")
+  command->add_option("--patience", a->patience, "Evaluations without a better loss; 0: never stop")
       ->check(CLI::NonNegativeNumber);
   command->add_option("--seed", a->seed);
   command->add_option("--threads", a->threads)->check(CLI::Range(1, 1024));

@@ -5,9 +5,8 @@
 #include <unroll/ops/arithmetic.h>
 #include <unroll/ops/reduce.h>
 
-#include <nlohmann/json.hpp>
-
 #include <cmath>
+#include <nlohmann/json.hpp>
 
 #include "../catch.h"
 #include "../io/files.h"
@@ -67,8 +66,8 @@ TEST_CASE("gradient flow of a model has a finite, positive norm for each step ba
        {ModelKind::rnn, ModelKind::lstm, ModelKind::gru, ModelKind::transformer}) {
     CAPTURE(to_string(kind));
     const auto model = make_model({.kind = kind, .vocabulary = 7, .embedding = 8, .hidden = 8}, g);
-    const GradientFlow flow = gradient_flow(
-        *model, x, [](const Tensor& last) { return mean(square(last)); });
+    const GradientFlow flow =
+        gradient_flow(*model, x, [](const Tensor& last) { return mean(square(last)); });
     CHECK(flow.norms.size() == (kind == ModelKind::transformer ? 12u : 11u));
     for (double norm : flow.norms) CHECK((std::isfinite(norm) && norm > 0));
     for (const Parameter& p : model->parameters()) CHECK(!p.grad().defined());
@@ -164,14 +163,26 @@ TEST_CASE("streaming: the state of a recurrent model stays, a Transformer's grow
 
 TEST_CASE("results that lack something are a DataError") {
   CHECK_NOTHROW(check_results(results()));
-  for (const char* pointer :
-       {"/format", "/task", "/task/source", "/task/metric", "/task/uniform_loss",
-        "/machine/processor", "/settings/parameters", "/models", "/models/0/name",
-        "/models/0/parameters", "/models/0/runs", "/models/0/runs/0/curve",
-        "/models/0/runs/0/curve/0/step", "/models/0/best_loss", "/probes",
-        "/probes/gradient_flow/curves/0/norms", "/probes/scaling/models/0/time_exponent",
-        "/probes/scaling/models/0/points/0/bytes", "/probes/streaming/points/0/state_bytes",
-        "/probes/adding/baseline"}) {
+  for (const char* pointer : {"/format",
+                              "/task",
+                              "/task/source",
+                              "/task/metric",
+                              "/task/uniform_loss",
+                              "/machine/processor",
+                              "/settings/parameters",
+                              "/models",
+                              "/models/0/name",
+                              "/models/0/parameters",
+                              "/models/0/runs",
+                              "/models/0/runs/0/curve",
+                              "/models/0/runs/0/curve/0/step",
+                              "/models/0/best_loss",
+                              "/probes",
+                              "/probes/gradient_flow/curves/0/norms",
+                              "/probes/scaling/models/0/time_exponent",
+                              "/probes/scaling/models/0/points/0/bytes",
+                              "/probes/streaming/points/0/state_bytes",
+                              "/probes/adding/baseline"}) {
     CAPTURE(pointer);
     const Json::json_pointer at(pointer);
     const auto rejects = [](const Json& damaged) {

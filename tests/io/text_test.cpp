@@ -1,8 +1,7 @@
-#include "../catch.h"
-
 #include <unroll/graph/error.h>
 #include <unroll/io/text.h>
 
+#include "../catch.h"
 #include "files.h"
 
 using namespace unroll;

@@ -11,7 +11,7 @@ namespace {
 // once. oneDNN spends longer on packing B than on the product.
 template <class T>
 UNROLL_FLATTEN void row_times_transposed(const Gemm& g, const T* a, const T* b, const T* bias,
-                                           T* c) {
+                                         T* c) {
   using L = simd::Lanes<T>;
   namespace hn = simd::hn;
   constexpr std::int64_t lanes = L::count, together = 4;

@@ -213,7 +213,8 @@ class PointwiseOp : public OpRecord<PointwiseOp<F, NI, NO, Order>> {
     using L = simd::Lanes<T>;
     Shape shape = in[0].shape();
     const bool flat = is_flat(in);
-    if (flat && shape.numel() <= static_cast<std::int64_t>(L::count)) return run_small<L, T>(in, out);
+    if (flat && shape.numel() <= static_cast<std::int64_t>(L::count))
+      return run_small<L, T>(in, out);
     detail::PointwiseLoop loop;
     if (flat) {
       loop.inner = shape.numel();

@@ -148,9 +148,9 @@ LanguageModel load_model(const std::filesystem::path& folder) {
     result.model = make_model(result.config, generator);
     result.model->load_state_dict(state);
   } catch (const Error& error) {
-    throw DataError(error_message(
-        "load_model", fmt::format("'{}': {}", folder.string(), error.what()), nullptr,
-        "config.json and model.safetensors do not belong together"));
+    throw DataError(error_message("load_model",
+                                  fmt::format("'{}': {}", folder.string(), error.what()), nullptr,
+                                  "config.json and model.safetensors do not belong together"));
   }
   result.model->eval();
   return result;

@@ -5,6 +5,7 @@
 #include <unroll/ops/arithmetic.h>
 #include <unroll/ops/reduce.h>
 
+#include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 
@@ -41,6 +42,11 @@ Json results() {
       "adding": {"baseline": 0.16666666666666666,
                  "points": [{"model": "lstm", "length": 10, "mse": 0.01}]}}
   })json");
+}
+
+// What may be null.
+bool measured(std::string_view pointer) {
+  return pointer.ends_with("/best_loss") || pointer.ends_with("_exponent");
 }
 
 }  // namespace
@@ -161,6 +167,27 @@ TEST_CASE("streaming: the state of a recurrent model stays, a Transformer's grow
   }
 }
 
+TEST_CASE("measurements that were not finite are gaps, in the file, the tables and the report") {
+  Json gaps = results();
+  for (const char* at :
+       {"/models/0/best_loss", "/models/0/tokens_per_second", "/models/0/runs/0/best_loss",
+        "/models/0/runs/0/curve/0/validation_loss", "/probes/gradient_flow/curves/0/norms/1",
+        "/probes/scaling/models/0/time_exponent", "/probes/scaling/models/0/memory_exponent",
+        "/probes/adding/points/0/mse"})
+    gaps[Json::json_pointer(at)] = std::nan("");
+  // As written and as read again.
+  for (const Json& one : {gaps, Json::parse(gaps.dump())}) {
+    CHECK_NOTHROW(check_results(one));
+    CHECK(has(report(one), "[1.0,null,0.25]"));
+    CHECK(has(tables(one), "T 10: -"));
+    CHECK(!has(tables(one), "nan"));
+  }
+  gaps["probes"]["gradient_flow"]["curves"][0]["norms"] = Json::array({nullptr, nullptr});
+  CHECK(!has(tables(gaps), "nan"));
+  gaps["probes"]["gradient_flow"]["curves"][0]["norms"][1] = "1";
+  CHECK_THROWS_AS(tables(gaps), DataError);
+}
+
 TEST_CASE("results that lack something are a DataError") {
   CHECK_NOTHROW(check_results(results()));
   for (const char* pointer : {"/format",
@@ -192,10 +219,13 @@ TEST_CASE("results that lack something are a DataError") {
     Json damaged = results();
     damaged[at.parent_pointer()].erase(at.back());
     rejects(damaged);
-    if (std::string(pointer) == "/models/0/best_loss") continue;  // may be null
     damaged = results();
     damaged[at] = nullptr;
-    rejects(damaged);
+    if (measured(pointer)) {
+      CHECK_NOTHROW(check_results(damaged));
+    } else {
+      rejects(damaged);
+    }
     damaged[at] = Json::array({Json::array()});
     rejects(damaged);
   }
@@ -204,6 +234,36 @@ TEST_CASE("results that lack something are a DataError") {
     CAPTURE(text);
     CHECK_THROWS_AS(check_results(Json::parse(text)), DataError);
     CHECK_THROWS_AS(tables(Json::parse(text)), DataError);
+  }
+}
+
+TEST_CASE("results damaged anywhere are drawn or refused") {
+  const Json whole = results().flatten();
+  std::vector<Json::json_pointer> places;
+  for (const auto& [path, leaf] : whole.items())
+    for (Json::json_pointer at(path); !at.empty(); at.pop_back())
+      if (std::find(places.begin(), places.end(), at) == places.end()) places.push_back(at);
+  const auto survives = [](const Json& damaged) {
+    for (const auto& draw : {tables, report}) try {
+        draw(damaged);
+      } catch (const DataError&) {
+      }
+  };
+  for (const Json::json_pointer& at : places) {
+    CAPTURE(at.to_string());
+    for (const char* value : {"null", "true", "-1", "1e300", "\"text\"", "[]", "[null]", "{}"}) {
+      Json damaged = results();
+      damaged[at] = Json::parse(value);
+      CHECK_NOTHROW(survives(damaged));
+    }
+    Json damaged = results();
+    Json& parent = damaged[at.parent_pointer()];
+    if (parent.is_object()) {
+      parent.erase(at.back());
+    } else {
+      parent.erase(std::stoul(at.back()));
+    }
+    CHECK_NOTHROW(survives(damaged));
   }
 }
 

@@ -401,6 +401,51 @@ TEST_CASE("a model folder round trip") {
         to_json(small(ModelKind::gru)));
 }
 
+TEST_CASE("the number of parameters is known before a model is made") {
+  for (const ModelKind kind :
+       {ModelKind::rnn, ModelKind::lstm, ModelKind::gru, ModelKind::transformer})
+    for (const bool bias : {false, true})
+      for (const bool tied : {false, true})
+        for (const Positions positions :
+             {Positions::learned, Positions::rotary, Positions::sinusoidal})
+          for (const int layers : {1, 3}) {
+            ModelConfig config = small(kind);
+            config.embedding = tied ? config.hidden : 6;
+            config.bias = bias;
+            config.tied = tied;
+            config.positions = positions;
+            config.layers = layers;
+            CAPTURE(to_json(config));
+            CHECK(parameter_count(config) ==
+                  static_cast<double>(make_model(config)->parameter_count()));
+            if (tied) continue;
+            config.vocabulary = 0;
+            config.features = 3;
+            config.outputs = 2;
+            CHECK(parameter_count(config) ==
+                  static_cast<double>(make_model(config)->parameter_count()));
+          }
+}
+
+TEST_CASE("a model that cannot be is refused before it is made") {
+  const auto refused = [](auto change, const char* why) {
+    ModelConfig config = small(ModelKind::transformer);
+    change(config);
+    CAPTURE(why);
+    CHECK(has(message_of([&] { make_model(config); }), why));
+  };
+  refused([](ModelConfig& c) { c.hidden = 0; }, "hidden must be 1 or more, got 0");
+  refused([](ModelConfig& c) { c.hidden = std::int64_t{1} << 62; }, "more than any machine");
+  refused([](ModelConfig& c) { c.layers = -1; }, "layers must be 1 or more");
+  refused([](ModelConfig& c) { c.heads = 3; }, "3 heads do not divide");
+  refused([](ModelConfig& c) { c.heads = c.hidden; }, "an even number of units a head");
+  refused([](ModelConfig& c) { c.heads = 0; }, "heads must be 1 or more");
+  ModelConfig config = small(ModelKind::transformer);
+  config.heads = 0;
+  CHECK_THROWS_AS(sized(config, 10'000), Error);
+  CHECK_THROWS_AS(make_model(sized(small(ModelKind::lstm), std::int64_t{1} << 62)), Error);
+}
+
 TEST_CASE("a malformed model folder is a DataError") {
   const TemporaryDirectory folder;
   Generator g(1);
@@ -426,6 +471,9 @@ TEST_CASE("a malformed model folder is a DataError") {
   with("/model/hidden", -4);
   with("/model/hidden", "many");
   with("/model/hidden", std::int64_t{1} << 60);
+  with("/model/hidden", (1 << 24));  // more than the file has, and than can be made
+  with("/model/hidden", 16.5);
+  with("/model/layers", (std::int64_t{1} << 32) + 2);  // 2 in 32 bits
   with("/model/layers", 0);
   with("/model/layers", 3);
   with("/model/dropout", 1.5);

@@ -132,6 +132,9 @@ TEST_CASE("wrong input: a message that names it, a code that is not 0, no files"
   const auto latin = write_plainly(folder / "latin.txt", prose(100) + "caf\xe9" + prose(100));
   const auto tiny = write_plainly(folder / "tiny.txt", "too short");
   const auto series = write_plainly(folder / "series.csv", "a,b\n1,2\n3,x\n");
+  std::string numbers = "a,b\n";
+  for (int i = 0; i < 1000; ++i) numbers += "1,1e300\n";
+  const auto large = write_plainly(folder / "large.csv", numbers);
   struct Wrong {
     std::string arguments;
     const char* named;
@@ -158,8 +161,18 @@ TEST_CASE("wrong input: a message that names it, a code that is not 0, no files"
   all.push_back({"train --recipe best" + text + quoted(good), "best"});
   all.push_back({"train --nonsense 1" + text + quoted(good), "--nonsense"});
   all.push_back({"train", "--text"});
+  all.push_back({"train --learning-rate nan" + text + quoted(good), "'nan' is not a number above"});
+  all.push_back({"train --clip nan" + text + quoted(good), "'nan'"});
+  all.push_back({"train --steps 99999999999999999999" + text + quoted(good), "whole number"});
+  all.push_back({"train --context 99999999" + text + quoted(good), "from 1 to 16777216"});
+  all.push_back({"train --parameters 9223372036854775807" + text + quoted(good), "parameters"});
+  all.push_back({"train --hidden 16777216" + text + quoted(good), "parameters"});
+  all.push_back({"train --model transformer --hidden 30" + text + quoted(good), "4 heads"});
+  all.push_back({"train --batch 4611686018427387904" + text + quoted(good), "too few"});
+  all.push_back({"compare --seconds nan" + text + quoted(good), "--seconds"});
   all.push_back({"compare --quick --target b --series" + quoted(series), "x"});
   all.push_back({"compare --quick --target c --series" + quoted(series), "c"});
+  all.push_back({"compare --quick --models gru --series" + quoted(large), "column 'b'"});
   const auto out = folder / "out";
   const std::ptrdiff_t files = folder.files();
   for (const Wrong& one : all) {
@@ -168,9 +181,6 @@ TEST_CASE("wrong input: a message that names it, a code that is not 0, no files"
     CHECK(run.code > 0);
     CHECK(run.code < 1000);  // it ended by itself
     CHECK(has(run.text, one.named));
-    std::error_code ignored;
-    if (std::filesystem::exists(out)) CHECK(std::filesystem::is_empty(out));
-    std::filesystem::remove_all(out, ignored);
     CHECK(folder.files() == files);
   }
   for (const std::string& arguments :
@@ -183,6 +193,33 @@ TEST_CASE("wrong input: a message that names it, a code that is not 0, no files"
     CHECK(run.code < 1000);
     CHECK(!run.text.empty());
   }
+}
+
+TEST_CASE("a folder that cannot be written is said before the work, not behind it", "[slow]") {
+  if (!available()) return;
+  const TemporaryDirectory folder;
+  const auto text = write_plainly(folder / "text.txt", prose(400));
+  for (const std::filesystem::path& out :
+       {std::filesystem::path("/proc/none"), std::filesystem::path("/proc"), text, text / "below"})
+    for (const char* command : {"train --steps 100000000", "compare --steps 100000000"}) {
+      const Run run =
+          program(command + std::string(" --text") + quoted(text) + "--out" + quoted(out));
+      CAPTURE(command, out.string(), run.text);
+      CHECK(run.code > 0);
+      CHECK(has(run.text, out.string()));
+    }
+  CHECK(folder.files() == 1);
+}
+
+TEST_CASE("a file's name may be any bytes", "[slow]") {
+  if (!available()) return;
+  const TemporaryDirectory folder;
+  const auto text = write_plainly(folder / "caf\xe9.txt", prose(400));
+  const Run run = program("compare --quick --models rnn --parameters 4000 --text" + quoted(text) +
+                          "--out" + quoted(folder / "out"));
+  CAPTURE(run.text);
+  CHECK(run.code == 0);
+  CHECK(folder.files() == 2);
 }
 
 TEST_CASE("help and the list of ops", "[slow]") {

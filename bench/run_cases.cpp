@@ -1,11 +1,11 @@
 #include <fmt/format.h>
 #include <omp.h>
+#include <unroll/graph/clock.h>
 #include <unroll/graph/generator.h>
 #include <unroll/graph/memory.h>
 #include <unroll/graph/threads.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <regex>
 
@@ -23,7 +23,6 @@ struct Seconds {
 
 /// Five rounds, each of which lasts a fifth of `seconds`; peers are timed alike.
 Seconds timed(const std::function<void()>& run, double seconds) {
-  using Clock = std::chrono::steady_clock;
   run();
   run();
   std::vector<double> rounds;
@@ -34,7 +33,7 @@ Seconds timed(const std::function<void()>& run, double seconds) {
     do {
       run();
       ++runs;
-      passed = std::chrono::duration<double>(Clock::now() - start).count();
+      passed = seconds_since(start);
     } while (passed < seconds / 5);
     rounds.push_back(passed / runs);
   }

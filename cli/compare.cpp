@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "commands.h"
+#include "options.h"
 
 namespace unroll::cli {
 namespace {
@@ -31,19 +32,19 @@ void add_compare(CLI::App& app) {
       ->needs(series);
   command->add_option("--models", options->models, "Which models")->delimiter(',');
   command->add_option("--parameters", options->parameters, "Parameters of each model")
-      ->check(CLI::Range(std::int64_t{1000}, std::int64_t{1'000'000'000}));
+      ->check(whole(1000, 1'000'000'000));
   auto* steps = command->add_option("--steps", options->steps, "Training steps of each model")
-                    ->check(CLI::PositiveNumber);
+                    ->check(whole(1));
   command->add_option("--seconds", options->seconds, "Training seconds of each model instead")
-      ->check(CLI::PositiveNumber)
+      ->check(positive())
       ->excludes(steps);
-  command->add_option("--seeds", options->seeds, "Runs of each model")->check(CLI::Range(1, 100));
-  command->add_option("--threads", options->threads, "Threads")->check(CLI::Range(1, 1024));
+  command->add_option("--seeds", options->seeds, "Runs of each model")->check(whole(1, 100));
+  command->add_option("--threads", options->threads, "Threads")->check(whole(1, 1024));
   command->add_flag("--quick", options->quick, "Everything in under a minute");
   command->add_option("--out", *out, "Folder for results.json and report.html");
   command->callback([=] {
     // Before minutes of work: can the results be kept?
-    std::filesystem::create_directories(*out);
+    const OutputFolder folder(*out);
     const nlohmann::json results = compare(*options);
     write_file_atomically(std::filesystem::path(*out) / "results.json", results.dump(1) + "\n");
     fmt::print("{}\nresults: {}\n", tables(results), *out + "/results.json");
@@ -67,8 +68,15 @@ void add_report(CLI::App& app) {
     }
     const std::filesystem::path folder =
         out->empty() ? std::filesystem::path(*file).parent_path() : std::filesystem::path(*out);
-    if (!out->empty()) std::filesystem::create_directories(folder);
-    fmt::print("{}\n", tables(results));
+    std::string drawn;  // or refused, before a folder is made
+    try {
+      drawn = tables(results);
+    } catch (const DataError& error) {
+      throw DataError(
+          error_message("report", fmt::format("'{}': {}", *file, error.what()), nullptr, ""));
+    }
+    const OutputFolder output(folder.empty() ? "." : folder);
+    fmt::print("{}\n", drawn);
     write_report(results, folder);
   });
 }

@@ -4,12 +4,14 @@
 #include <unroll/train/model_dir.h>
 #include <unroll/train/trainer.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <memory>
 #include <numbers>
 
 #include "commands.h"
+#include "options.h"
 
 namespace unroll::cli {
 namespace {
@@ -30,12 +32,12 @@ void add_evaluate(CLI::App& app) {
       ->required();
   command->add_option("--text", a->text, "UTF-8 text")->required();
   command->add_option("--last", a->part, "Only this last share of it (0.1: what train held out)")
-      ->check(CLI::Range(0.0, 1.0));
-  command->add_option("--context", a->context, "Steps of a window")->check(CLI::PositiveNumber);
-  command->add_option("--batch", a->batch)->check(CLI::PositiveNumber);
+      ->check(real(0, 1));
+  command->add_option("--context", a->context, "Steps of a window")->check(whole(1, most_units));
+  command->add_option("--batch", a->batch)->check(whole(1));
   command->add_option("--batches", a->batches, "Random windows in all: batch times batches")
-      ->check(CLI::PositiveNumber);
-  command->add_option("--threads", a->threads)->check(CLI::Range(1, 1024));
+      ->check(whole(1, 1'000'000'000));
+  command->add_option("--threads", a->threads)->check(whole(1, 1024));
   command->callback([a] {
     set_threads(a->threads);
     LanguageModel model = load_model(a->folder);
@@ -58,13 +60,16 @@ void add_generate(CLI::App& app) {
   const auto a = std::make_shared<Arguments>();
   command->add_option("--model-dir", a->folder, "Folder of config.json and model.safetensors")
       ->required();
-  command->add_option("--prompt", a->prompt, "What to continue");
-  command->add_option("--count", a->count, "Characters")->check(CLI::NonNegativeNumber);
-  command->add_option("--temperature", a->temperature, "0: always the most likely")
-      ->check(CLI::NonNegativeNumber);
-  command->add_option("--seed", a->seed);
-  command->callback([a] {
+  const auto* prompt = command->add_option(
+      "--prompt", a->prompt, "What to continue (default: a new line, or the vocabulary's first)");
+  command->add_option("--count", a->count, "Characters")->check(whole(0));
+  command->add_option("--temperature", a->temperature, "0: always the most likely")->check(real(0));
+  command->add_option("--seed", a->seed)->check(whole(std::numeric_limits<std::int64_t>::min()));
+  command->callback([a, prompt] {
     LanguageModel model = load_model(a->folder);
+    const std::vector<std::string> symbols = model.vocabulary.symbols();
+    if (prompt->count() == 0 && std::ranges::find(symbols, a->prompt) == symbols.end())
+      a->prompt = symbols.front();
     Generator generator(static_cast<std::uint64_t>(a->seed));
     const std::string text = generate(model, a->prompt, a->count, a->temperature, generator);
     fmt::print("{}{}\n", a->prompt, text);

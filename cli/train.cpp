@@ -6,10 +6,10 @@
 #include <unroll/train/progress.h>
 #include <unroll/train/trainer.h>
 
-#include <filesystem>
 #include <memory>
 
 #include "commands.h"
+#include "options.h"
 
 namespace unroll::cli {
 namespace {
@@ -100,7 +100,7 @@ void run(const TrainArguments& a) {
   task.evaluate = [&](SequenceModel& m) {
     return mean_loss(m, held, Generator(7), a.evaluation_batches);
   };
-  std::filesystem::create_directories(a.out);
+  const OutputFolder folder(a.out);
   const TrainResult result =
       train(*model, optimizer, task, generator,
             {.steps = a.steps,
@@ -140,28 +140,30 @@ void add_train(CLI::App& app) {
   auto* recipe = command->add_option("--recipe", a->recipe, "nanogpt-cpu: sizes and schedule");
   command->add_option("--parameters", a->parameters, "Size the model to so many")
       ->excludes(recipe)
-      ->check(CLI::NonNegativeNumber);
+      ->check(whole(0));
   command->add_option("--hidden", a->hidden, "Or give its hidden size")
       ->excludes(recipe)
+      ->check(whole(0, most_units));
+  command->add_option("--embedding", a->embedding)->excludes(recipe)->check(whole(1, most_units));
+  command->add_option("--layers", a->layers)->excludes(recipe)->check(whole(1, 1000));
+  command->add_option("--heads", a->heads)->excludes(recipe)->check(whole(1, 1000));
+  command->add_option("--dropout", a->dropout)->check(real(0, 0.99));
+  command->add_option("--batch", a->batch)->check(whole(1));
+  command->add_option("--context", a->context)->check(whole(1, most_units));
+  command->add_option("--steps", a->steps)->check(whole(1));
+  command->add_option("--learning-rate", a->learning_rate)->check(positive());
+  command->add_option("--warmup", a->warmup)->check(whole(0));
+  command->add_option("--weight-decay", a->decay)->check(real(0));
+  command->add_option("--clip", a->clip, "Norm; 0: none")
+      ->check(real(0))
       ->check(CLI::NonNegativeNumber);
-  command->add_option("--embedding", a->embedding)->excludes(recipe)->check(CLI::PositiveNumber);
-  command->add_option("--layers", a->layers)->excludes(recipe)->check(CLI::Range(1, 1000));
-  command->add_option("--heads", a->heads)->excludes(recipe)->check(CLI::Range(1, 1000));
-  command->add_option("--dropout", a->dropout)->check(CLI::Range(0.0, 0.99));
-  command->add_option("--batch", a->batch)->check(CLI::PositiveNumber);
-  command->add_option("--context", a->context)->check(CLI::PositiveNumber);
-  command->add_option("--steps", a->steps)->check(CLI::PositiveNumber);
-  command->add_option("--learning-rate", a->learning_rate)->check(CLI::PositiveNumber);
-  command->add_option("--warmup", a->warmup)->check(CLI::NonNegativeNumber);
-  command->add_option("--weight-decay", a->decay)->check(CLI::NonNegativeNumber);
-  command->add_option("--clip", a->clip, "Norm; 0: none")->check(CLI::NonNegativeNumber);
-  command->add_option("--evaluate-every", a->evaluate_every)->check(CLI::PositiveNumber);
-  command->add_option("--evaluation-batches", a->evaluation_batches)->check(CLI::PositiveNumber);
-  command->add_option("--patience", a->patience,
-                      "Evaluations without a better loss; 0: never stop")
-      ->check(CLI::NonNegativeNumber);
-  command->add_option("--seed", a->seed);
-  command->add_option("--threads", a->threads)->check(CLI::Range(1, 1024));
+  command->add_option("--evaluate-every", a->evaluate_every)->check(whole(1));
+  command->add_option("--evaluation-batches", a->evaluation_batches)
+      ->check(whole(1, 1'000'000'000));
+  command->add_option("--patience", a->patience, "Evaluations without a better loss; 0: never stop")
+      ->check(whole(0, 1'000'000'000));
+  command->add_option("--seed", a->seed)->check(whole(std::numeric_limits<std::int64_t>::min()));
+  command->add_option("--threads", a->threads)->check(whole(1, 1024));
   command->add_flag("--carry-state", a->carry_state,
                     "Read on and carry the state: truncated back-propagation");
   command->add_flag("--resume", a->resume, "Continue from the checkpoint in --out");

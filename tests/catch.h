@@ -7,3 +7,23 @@ using Catch::Approx;
 #else
 #include <catch2/catch.hpp>
 #endif
+
+#include <unroll/graph/error.h>
+
+#include <string>
+#include <string_view>
+
+/// The message of the E that f throws; another exception passes, none gives "nothing thrown".
+template <class E = unroll::Error, class F>
+std::string message_of(const F& f) {
+  try {
+    f();
+  } catch (const E& error) {
+    return error.what();
+  }
+  return "nothing thrown";
+}
+
+inline bool has(std::string_view text, std::string_view part) {
+  return text.find(part) != std::string_view::npos;
+}

@@ -2,10 +2,9 @@
 
 #include <sys/wait.h>
 
-#include <nlohmann/json.hpp>
-
 #include <array>
 #include <cstdio>
+#include <nlohmann/json.hpp>
 #include <string>
 
 #include "../catch.h"
@@ -19,7 +18,7 @@ struct Run {
 };
 
 // `arguments` as a shell takes them.
-Run unroll(const std::string& arguments) {
+Run program(const std::string& arguments) {
   const std::string command = std::string("'") + UNROLL_CLI + "' " + arguments + " 2>&1 </dev/null";
   Run run;
   std::FILE* pipe = ::popen(command.c_str(), "r");
@@ -63,8 +62,8 @@ TEST_CASE("compare --quick writes results and a report, which can be redrawn", "
   const TemporaryDirectory folder;
   const auto text = write_plainly(folder / "text.txt", prose(1500));
   const auto out = folder / "out";
-  const Run run = unroll("compare --quick --parameters 20000 --text" + quoted(text) + "--out" +
-                         quoted(out));
+  const Run run =
+      program("compare --quick --parameters 20000 --text" + quoted(text) + "--out" + quoted(out));
   CAPTURE(run.text);
   REQUIRE(run.code == 0);
   const nlohmann::json results = nlohmann::json::parse(read_plainly(out / "results.json"));
@@ -74,14 +73,14 @@ TEST_CASE("compare --quick writes results and a report, which can be redrawn", "
   CHECK(has(page, "unroll-results-1"));
   for (const char* name : {"rnn", "lstm", "gru", "transformer"}) CHECK(has(run.text, name));
 
-  const Run again = unroll("report" + quoted(out / "results.json") + "--out" +
-                           quoted(folder / "again"));
+  const Run again =
+      program("report" + quoted(out / "results.json") + "--out" + quoted(folder / "again"));
   CAPTURE(again.text);
   CHECK(again.code == 0);
   CHECK(read_plainly(folder / "again/report.html") == page);
   write_plainly(out / "results.json", "{\"format\": \"unroll-results-1\"}");
-  const Run damaged = unroll("report" + quoted(out / "results.json") + "--out" +
-                             quoted(folder / "damaged"));
+  const Run damaged =
+      program("report" + quoted(out / "results.json") + "--out" + quoted(folder / "damaged"));
   CHECK(damaged.code != 0);
   CHECK(has(damaged.text, "results"));
   CHECK(!std::filesystem::exists(folder / "damaged/report.html"));
@@ -92,10 +91,11 @@ TEST_CASE("train, evaluate, generate, resume", "[slow]") {
   const TemporaryDirectory folder;
   const auto text = write_plainly(folder / "text.txt", prose(400));
   const auto model = folder / "model";
-  const std::string train = "train --model gru --hidden 24 --embedding 12 --layers 1 --context 16 "
-                            "--evaluate-every 20 --evaluation-batches 5 --warmup 5 --text" +
-                            quoted(text) + "--out" + quoted(model);
-  Run run = unroll(train + "--steps 40");
+  const std::string train =
+      "train --model gru --hidden 24 --embedding 12 --layers 1 --context 16 "
+      "--evaluate-every 20 --evaluation-batches 5 --warmup 5 --text" +
+      quoted(text) + "--out" + quoted(model);
+  Run run = program(train + "--steps 40");
   CAPTURE(run.text);
   REQUIRE(run.code == 0);
   CHECK(has(run.text, "validation"));
@@ -103,23 +103,23 @@ TEST_CASE("train, evaluate, generate, resume", "[slow]") {
        {"config.json", "model.safetensors", "log.jsonl", "checkpoint.safetensors"})
     CHECK(std::filesystem::exists(model / file));
 
-  run = unroll("evaluate --batches 5 --context 16 --model-dir" + quoted(model) + "--text" +
-               quoted(text));
+  run = program("evaluate --batches 5 --context 16 --model-dir" + quoted(model) + "--text" +
+                quoted(text));
   CHECK(run.code == 0);
   CHECK(has(run.text, "nats per character"));
 
   const std::string generate =
       "generate --count 20 --temperature 0 --prompt 'the ' --model-dir" + quoted(model);
-  run = unroll(generate);
+  run = program(generate);
   CHECK(run.code == 0);
   CHECK(run.text.starts_with("the "));
   CHECK(run.text.size() == 4 + 20 + 1);
-  CHECK(unroll(generate).text == run.text);
+  CHECK(program(generate).text == run.text);
 
-  run = unroll(train + "--steps 60 --resume");
+  run = program(train + "--steps 60 --resume");
   CHECK(run.code == 0);
   CHECK(has(run.text, "step     60"));
-  run = unroll("generate --prompt '#' --model-dir" + quoted(model));
+  run = program("generate --prompt '#' --model-dir" + quoted(model));
   CHECK(run.code != 0);
   CHECK(has(run.text, "#"));
 }
@@ -132,6 +132,9 @@ TEST_CASE("wrong input: a message that names it, a code that is not 0, no files"
   const auto latin = write_plainly(folder / "latin.txt", prose(100) + "caf\xe9" + prose(100));
   const auto tiny = write_plainly(folder / "tiny.txt", "too short");
   const auto series = write_plainly(folder / "series.csv", "a,b\n1,2\n3,x\n");
+  std::string numbers = "a,b\n";
+  for (int i = 0; i < 1000; ++i) numbers += "1,1e300\n";
+  const auto large = write_plainly(folder / "large.csv", numbers);
   struct Wrong {
     std::string arguments;
     const char* named;
@@ -158,26 +161,33 @@ TEST_CASE("wrong input: a message that names it, a code that is not 0, no files"
   all.push_back({"train --recipe best" + text + quoted(good), "best"});
   all.push_back({"train --nonsense 1" + text + quoted(good), "--nonsense"});
   all.push_back({"train", "--text"});
+  all.push_back({"train --learning-rate nan" + text + quoted(good), "'nan' is not a number above"});
+  all.push_back({"train --clip nan" + text + quoted(good), "'nan'"});
+  all.push_back({"train --steps 99999999999999999999" + text + quoted(good), "whole number"});
+  all.push_back({"train --context 99999999" + text + quoted(good), "from 1 to 16777216"});
+  all.push_back({"train --parameters 9223372036854775807" + text + quoted(good), "parameters"});
+  all.push_back({"train --hidden 16777216" + text + quoted(good), "parameters"});
+  all.push_back({"train --model transformer --hidden 30" + text + quoted(good), "4 heads"});
+  all.push_back({"train --batch 4611686018427387904" + text + quoted(good), "too few"});
+  all.push_back({"compare --seconds nan" + text + quoted(good), "--seconds"});
   all.push_back({"compare --quick --target b --series" + quoted(series), "x"});
   all.push_back({"compare --quick --target c --series" + quoted(series), "c"});
+  all.push_back({"compare --quick --models gru --series" + quoted(large), "column 'b'"});
   const auto out = folder / "out";
   const std::ptrdiff_t files = folder.files();
   for (const Wrong& one : all) {
-    const Run run = unroll(one.arguments + " --out" + quoted(out));
+    const Run run = program(one.arguments + " --out" + quoted(out));
     CAPTURE(one.arguments, run.text);
     CHECK(run.code > 0);
     CHECK(run.code < 1000);  // it ended by itself
     CHECK(has(run.text, one.named));
-    std::error_code ignored;
-    if (std::filesystem::exists(out)) CHECK(std::filesystem::is_empty(out));
-    std::filesystem::remove_all(out, ignored);
     CHECK(folder.files() == files);
   }
   for (const std::string& arguments :
        {"evaluate --model-dir /nowhere" + text + quoted(good), std::string("nonsense"),
         std::string("generate --model-dir /nowhere"), std::string("report /nowhere.json"),
         std::string(), "report" + quoted(good)}) {
-    const Run run = unroll(arguments);
+    const Run run = program(arguments);
     CAPTURE(arguments, run.text);
     CHECK(run.code > 0);
     CHECK(run.code < 1000);
@@ -185,11 +195,38 @@ TEST_CASE("wrong input: a message that names it, a code that is not 0, no files"
   }
 }
 
+TEST_CASE("a folder that cannot be written is said before the work, not behind it", "[slow]") {
+  if (!available()) return;
+  const TemporaryDirectory folder;
+  const auto text = write_plainly(folder / "text.txt", prose(400));
+  for (const std::filesystem::path& out :
+       {std::filesystem::path("/proc/none"), std::filesystem::path("/proc"), text, text / "below"})
+    for (const char* command : {"train --steps 100000000", "compare --steps 100000000"}) {
+      const Run run =
+          program(command + std::string(" --text") + quoted(text) + "--out" + quoted(out));
+      CAPTURE(command, out.string(), run.text);
+      CHECK(run.code > 0);
+      CHECK(has(run.text, out.string()));
+    }
+  CHECK(folder.files() == 1);
+}
+
+TEST_CASE("a file's name may be any bytes", "[slow]") {
+  if (!available()) return;
+  const TemporaryDirectory folder;
+  const auto text = write_plainly(folder / "caf\xe9.txt", prose(400));
+  const Run run = program("compare --quick --models rnn --parameters 4000 --text" + quoted(text) +
+                          "--out" + quoted(folder / "out"));
+  CAPTURE(run.text);
+  CHECK(run.code == 0);
+  CHECK(folder.files() == 2);
+}
+
 TEST_CASE("help and the list of ops", "[slow]") {
   if (!available()) return;
-  CHECK(unroll("--help").code == 0);
-  CHECK(has(unroll("--help").text, "compare"));
-  const Run ops = unroll("ops");
+  CHECK(program("--help").code == 0);
+  CHECK(has(program("--help").text, "compare"));
+  const Run ops = program("ops");
   CHECK(ops.code == 0);
   CHECK(has(ops.text, "matmul"));
 }

@@ -5,9 +5,9 @@
 #include <unroll/ops/arithmetic.h>
 #include <unroll/ops/reduce.h>
 
-#include <nlohmann/json.hpp>
-
+#include <algorithm>
 #include <cmath>
+#include <nlohmann/json.hpp>
 
 #include "../catch.h"
 #include "../io/files.h"
@@ -44,6 +44,11 @@ Json results() {
   })json");
 }
 
+// What may be null.
+bool measured(std::string_view pointer) {
+  return pointer.ends_with("/best_loss") || pointer.ends_with("_exponent");
+}
+
 }  // namespace
 
 TEST_CASE("gradient flow of a linear recurrence follows the power of its radius") {
@@ -67,8 +72,8 @@ TEST_CASE("gradient flow of a model has a finite, positive norm for each step ba
        {ModelKind::rnn, ModelKind::lstm, ModelKind::gru, ModelKind::transformer}) {
     CAPTURE(to_string(kind));
     const auto model = make_model({.kind = kind, .vocabulary = 7, .embedding = 8, .hidden = 8}, g);
-    const GradientFlow flow = gradient_flow(
-        *model, x, [](const Tensor& last) { return mean(square(last)); });
+    const GradientFlow flow =
+        gradient_flow(*model, x, [](const Tensor& last) { return mean(square(last)); });
     CHECK(flow.norms.size() == (kind == ModelKind::transformer ? 12u : 11u));
     for (double norm : flow.norms) CHECK((std::isfinite(norm) && norm > 0));
     for (const Parameter& p : model->parameters()) CHECK(!p.grad().defined());
@@ -162,16 +167,49 @@ TEST_CASE("streaming: the state of a recurrent model stays, a Transformer's grow
   }
 }
 
+TEST_CASE("measurements that were not finite are gaps, in the file, the tables and the report") {
+  Json gaps = results();
+  for (const char* at :
+       {"/models/0/best_loss", "/models/0/tokens_per_second", "/models/0/runs/0/best_loss",
+        "/models/0/runs/0/curve/0/validation_loss", "/probes/gradient_flow/curves/0/norms/1",
+        "/probes/scaling/models/0/time_exponent", "/probes/scaling/models/0/memory_exponent",
+        "/probes/adding/points/0/mse"})
+    gaps[Json::json_pointer(at)] = std::nan("");
+  // As written and as read again.
+  for (const Json& one : {gaps, Json::parse(gaps.dump())}) {
+    CHECK_NOTHROW(check_results(one));
+    CHECK(has(report(one), "[1.0,null,0.25]"));
+    CHECK(has(tables(one), "T 10: -"));
+    CHECK(!has(tables(one), "nan"));
+  }
+  gaps["probes"]["gradient_flow"]["curves"][0]["norms"] = Json::array({nullptr, nullptr});
+  CHECK(!has(tables(gaps), "nan"));
+  gaps["probes"]["gradient_flow"]["curves"][0]["norms"][1] = "1";
+  CHECK_THROWS_AS(tables(gaps), DataError);
+}
+
 TEST_CASE("results that lack something are a DataError") {
   CHECK_NOTHROW(check_results(results()));
-  for (const char* pointer :
-       {"/format", "/task", "/task/source", "/task/metric", "/task/uniform_loss",
-        "/machine/processor", "/settings/parameters", "/models", "/models/0/name",
-        "/models/0/parameters", "/models/0/runs", "/models/0/runs/0/curve",
-        "/models/0/runs/0/curve/0/step", "/models/0/best_loss", "/probes",
-        "/probes/gradient_flow/curves/0/norms", "/probes/scaling/models/0/time_exponent",
-        "/probes/scaling/models/0/points/0/bytes", "/probes/streaming/points/0/state_bytes",
-        "/probes/adding/baseline"}) {
+  for (const char* pointer : {"/format",
+                              "/task",
+                              "/task/source",
+                              "/task/metric",
+                              "/task/uniform_loss",
+                              "/machine/processor",
+                              "/settings/parameters",
+                              "/models",
+                              "/models/0/name",
+                              "/models/0/parameters",
+                              "/models/0/runs",
+                              "/models/0/runs/0/curve",
+                              "/models/0/runs/0/curve/0/step",
+                              "/models/0/best_loss",
+                              "/probes",
+                              "/probes/gradient_flow/curves/0/norms",
+                              "/probes/scaling/models/0/time_exponent",
+                              "/probes/scaling/models/0/points/0/bytes",
+                              "/probes/streaming/points/0/state_bytes",
+                              "/probes/adding/baseline"}) {
     CAPTURE(pointer);
     const Json::json_pointer at(pointer);
     const auto rejects = [](const Json& damaged) {
@@ -181,10 +219,13 @@ TEST_CASE("results that lack something are a DataError") {
     Json damaged = results();
     damaged[at.parent_pointer()].erase(at.back());
     rejects(damaged);
-    if (std::string(pointer) == "/models/0/best_loss") continue;  // may be null
     damaged = results();
     damaged[at] = nullptr;
-    rejects(damaged);
+    if (measured(pointer)) {
+      CHECK_NOTHROW(check_results(damaged));
+    } else {
+      rejects(damaged);
+    }
     damaged[at] = Json::array({Json::array()});
     rejects(damaged);
   }
@@ -193,6 +234,36 @@ TEST_CASE("results that lack something are a DataError") {
     CAPTURE(text);
     CHECK_THROWS_AS(check_results(Json::parse(text)), DataError);
     CHECK_THROWS_AS(tables(Json::parse(text)), DataError);
+  }
+}
+
+TEST_CASE("results damaged anywhere are drawn or refused") {
+  const Json whole = results().flatten();
+  std::vector<Json::json_pointer> places;
+  for (const auto& [path, leaf] : whole.items())
+    for (Json::json_pointer at(path); !at.empty(); at.pop_back())
+      if (std::find(places.begin(), places.end(), at) == places.end()) places.push_back(at);
+  const auto survives = [](const Json& damaged) {
+    for (const auto& draw : {tables, report}) try {
+        draw(damaged);
+      } catch (const DataError&) {
+      }
+  };
+  for (const Json::json_pointer& at : places) {
+    CAPTURE(at.to_string());
+    for (const char* value : {"null", "true", "-1", "1e300", "\"text\"", "[]", "[null]", "{}"}) {
+      Json damaged = results();
+      damaged[at] = Json::parse(value);
+      CHECK_NOTHROW(survives(damaged));
+    }
+    Json damaged = results();
+    Json& parent = damaged[at.parent_pointer()];
+    if (parent.is_object()) {
+      parent.erase(at.back());
+    } else {
+      parent.erase(std::stoul(at.back()));
+    }
+    CHECK_NOTHROW(survives(damaged));
   }
 }
 

@@ -76,7 +76,8 @@ int main() {
   Model loaded(generator);
   const Tensor wanted = model(x);
   const auto same = [&] {
-    return std::ranges::equal(loaded(x).data<float>(), wanted.data<float>());
+    const Tensor got = loaded(x);
+    return std::ranges::equal(got.data<float>(), wanted.data<float>());
   };
   good &= check(!same(), "a fresh model equals the trained one");
   loaded.load_state_dict(load_safetensors(file));

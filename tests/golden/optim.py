@@ -74,7 +74,7 @@ def array(name, values):
     print(f"inline constexpr double {name}[] = {{\n" + "\n".join(lines) + "};")
 
 
-print("#pragma once\n\n// Made by tests/golden/optim.py.\n\n#include <cmath>\n\nnamespace golden {\n")
+print("#pragma once\n\n// Made by tests/golden/optim.py.\n// clang-format off\n\n#include <cmath>\n\nnamespace golden {\n")
 for name, optimizer_class, options in CASES:
     array(name, run(optimizer_class, options))
 array("metrics", METRICS)

@@ -18,18 +18,6 @@ using namespace unroll;
 
 namespace {
 
-template <class F>
-std::string message_of(const F& f) {
-  try {
-    f();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
-bool has(const std::string& text, const char* part) {
-  return text.find(part) != std::string::npos;
-}
 Tensor number(double value) { return Tensor::full({}, value, DType::f64); }
 Parameter parameter(double value) { return Parameter(number(value)); }
 
@@ -199,9 +187,9 @@ TEST_CASE("a backward that fails leaves all parameters as they were") {
   CHECK(Tape::current() == &tape);
   CHECK(has(message_of([&] { tape.backward(number(2) * q.value()); }), "not recorded"));
   CHECK(has(message_of([&] {
-          const Tensor two = p * Tensor::full({2}, 1, DType::f64);
-          tape.backward(two);
-        }),
+              const Tensor two = p * Tensor::full({2}, 1, DType::f64);
+              tape.backward(two);
+            }),
             "one element"));
 }
 

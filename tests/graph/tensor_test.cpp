@@ -10,23 +10,6 @@
 
 using namespace unroll;
 
-namespace {
-
-template <class F>
-std::string message_of(const F& f) {
-  try {
-    f();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
-bool has(const std::string& text, const char* part) {
-  return text.find(part) != std::string::npos;
-}
-
-}  // namespace
-
 TEST_CASE("a tensor is undefined, abstract or has data") {
   const Tensor nothing;
   CHECK(!nothing.defined());
@@ -45,14 +28,27 @@ TEST_CASE("a tensor is undefined, abstract or has data") {
 TEST_CASE("reading a tensor as what it is not is an error") {
   const Tensor x = Tensor::zeros({2});
   CHECK(has(message_of([&] { x.data<double>(); }), "f32"));
-  CHECK_THROWS_AS(Tensor().data<float>(), Error);
-  CHECK_THROWS_AS(Tensor::abstract({2}, DType::f32).data<float>(), Error);
+  const Tensor nothing, shape = Tensor::abstract({2}, DType::f32);
+  CHECK_THROWS_AS(nothing.data<float>(), Error);
+  CHECK_THROWS_AS(shape.data<float>(), Error);
   CHECK_THROWS_AS(x.item(), Error);
   CHECK_THROWS_AS(Tensor().item(), Error);
   CHECK_THROWS_AS(Tensor::abstract({}, DType::f32).item(), Error);
   CHECK(Tensor::full({}, 3).item() == 3);
   CHECK(Tensor::from<std::int64_t>({-7}, {1, 1}).item() == -7);
   CHECK_THROWS_AS(Tensor::from({1.0f, 2.0f}, {3}), ShapeError);
+}
+
+template <class T>
+constexpr bool gives_data = requires {
+  std::declval<T>().template data<float>();
+};
+
+TEST_CASE("a temporary gives no span of its data, which would outlive it") {
+  STATIC_REQUIRE(gives_data<Tensor&>);
+  STATIC_REQUIRE(gives_data<const Tensor&>);
+  STATIC_REQUIRE(!gives_data<Tensor>);
+  STATIC_REQUIRE(!gives_data<const Tensor>);
 }
 
 TEST_CASE("handles share a buffer, clones do not") {
@@ -74,11 +70,12 @@ TEST_CASE("handles share a buffer, clones do not") {
 
 TEST_CASE("rows and views share the buffer and know their bounds") {
   const Tensor x = Tensor::from({1.f, 2.f, 3.f, 4.f, 5.f, 6.f}, {3, 2});
-  CHECK(x.rows(1, 3).data<float>()[0] == 3);
+  const Tensor last = x.rows(1, 3), wide = x.viewed({2, 3});
+  CHECK(last.data<float>()[0] == 3);
   CHECK(x.rows(1, 1).numel() == 0);
   CHECK(x.row(2).shape() == Shape{2});
   CHECK(x.row(2).bytes() == x.bytes() + 16);
-  CHECK(x.viewed({2, 3}).data<float>()[5] == 6);
+  CHECK(wide.data<float>()[5] == 6);
 }
 
 TEST_CASE("dtypes convert") {
@@ -87,7 +84,8 @@ TEST_CASE("dtypes convert") {
   CHECK(narrow.data<float>()[1] == -2.5f);
   CHECK(std::isinf(narrow.data<float>()[2]));
   CHECK(x.to(DType::f64).bytes() == x.bytes());
-  CHECK(Tensor::from<std::int64_t>({3, -4}, {2}).to(DType::f32).data<float>()[1] == -4);
+  const Tensor whole = Tensor::from<std::int64_t>({3, -4}, {2}).to(DType::f32);
+  CHECK(whole.data<float>()[1] == -4);
 }
 
 TEST_CASE("empty tensors and scalars") {

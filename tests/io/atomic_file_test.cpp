@@ -1,13 +1,11 @@
-#include "../catch.h"
-
-#include <unroll/io/atomic_file.h>
-
-#include "files.h"
-
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <unroll/io/atomic_file.h>
 
 #include <csignal>
+
+#include "../catch.h"
+#include "files.h"
 
 using namespace unroll;
 

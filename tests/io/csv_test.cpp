@@ -1,12 +1,11 @@
-#include "../catch.h"
-
 #include <unroll/graph/error.h>
 #include <unroll/graph/generator.h>
 #include <unroll/io/csv.h>
 
-#include "files.h"
-
 #include <cmath>
+
+#include "../catch.h"
+#include "files.h"
 
 using namespace unroll;
 

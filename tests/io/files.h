@@ -46,21 +46,6 @@ inline std::string read_plainly(const std::filesystem::path& path) {
   return {std::istreambuf_iterator<char>(file), {}};
 }
 
-/// The message of the E that f throws; another exception passes, none gives "nothing thrown".
-template <class E, class F>
-std::string message_of(F f) {
-  try {
-    f();
-  } catch (const E& error) {
-    return error.what();
-  }
-  return "nothing thrown";
-}
-
-inline bool has(const std::string& text, std::string_view part) {
-  return text.find(part) != std::string::npos;
-}
-
 /// A file of the data sets that do not belong to the library; empty, after a warning by the
 /// caller, where the environment variable UNROLL_DATA does not lead to it.
 inline std::filesystem::path external_data(std::string_view name) {

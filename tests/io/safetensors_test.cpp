@@ -1,14 +1,14 @@
-#include "../catch.h"
-
 #include <unroll/graph/error.h>
 #include <unroll/graph/generator.h>
 #include <unroll/io/safetensors.h>
 
-#include "files.h"
-
 #include <cmath>
 #include <cstring>
 #include <limits>
+
+#include "../catch.h"
+#include "../tensors.h"
+#include "files.h"
 
 using namespace unroll;
 
@@ -39,15 +39,6 @@ Bytes file_of(std::string header, std::string_view data) {
   return bytes;
 }
 
-bool same(const std::map<std::string, Tensor>& a, const std::map<std::string, Tensor>& b) {
-  return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](const auto& x, const auto& y) {
-    const Tensor &s = x.second, &t = y.second;
-    return x.first == y.first && s.shape() == t.shape() && s.dtype() == t.dtype() &&
-           std::memcmp(s.bytes(), t.bytes(),
-                       static_cast<std::size_t>(s.numel() * size_of(s.dtype()))) == 0;
-  });
-}
-
 std::string refusal(const std::string& header, std::string_view data = {}) {
   return message_of<DataError>([&] { parse_safetensors(file_of(header, data)); });
 }
@@ -65,7 +56,7 @@ TEST_CASE("safetensors round trip", "[io]") {
 
   Metadata read = {{"to be", "replaced"}};
   const Bytes bytes = serialize_safetensors(tensors, metadata);
-  CHECK(same(parse_safetensors(bytes, &read), tensors));
+  CHECK(same_bits(parse_safetensors(bytes, &read), tensors));
   CHECK(read == metadata);
   CHECK(serialize_safetensors(tensors, metadata) == bytes);
 
@@ -73,7 +64,7 @@ TEST_CASE("safetensors round trip", "[io]") {
   const auto path = directory / "model.safetensors";
   save_safetensors(path, tensors, metadata);
   CHECK(std::filesystem::file_size(path) == bytes.size());
-  CHECK(same(load_safetensors(path), tensors));
+  CHECK(same_bits(load_safetensors(path), tensors));
   CHECK(directory.files() == 1);
 
   CHECK(parse_safetensors(serialize_safetensors({})).empty());

@@ -1,8 +1,7 @@
-#include "../catch.h"
-
 #include <unroll/graph/error.h>
 #include <unroll/io/text.h>
 
+#include "../catch.h"
 #include "files.h"
 
 using namespace unroll;
@@ -73,6 +72,7 @@ TEST_CASE("a character vocabulary is sorted and complete", "[io]") {
   const auto message =
       message_of<DataError>([&] { vocabulary.encode("ab\na\xC3\xA9\xE2\x82\xAC"); });
   INFO(message);
+  CHECK(has(message_of([&] { vocabulary.encode("a\r"); }), "[encode] U+000D at line 1, column 2"));
   CHECK(has(message, "'\xE2\x82\xAC' (U+20AC) at line 2, column 3 (byte 6)"));
   CHECK_THROWS_AS(vocabulary.encode("a\xFF"), DataError);
   CHECK_THROWS_AS(vocabulary.decode(std::vector<std::int64_t>{5}), DataError);

@@ -90,14 +90,14 @@ Subject transformer(bool pre, bool gelu) {
                          .activation = gelu ? FeedForward::gelu : FeedForward::relu,
                          .norm_first = pre});
   Layer& one = *layer;
-  return {std::move(layer), [&one](const Values& in) {
-            return Values{{"output", one(in.at("x"), {.causal = true,
-                                                      .lengths = optional(in, "lengths"),
-                                                      .memory = optional(in, "memory"),
-                                                      .memory_lengths =
-                                                          optional(in, "memory_lengths")})
-                                         .output}};
-          }};
+  return {
+      std::move(layer), [&one](const Values& in) {
+        return Values{{"output", one(in.at("x"), {.causal = true,
+                                                  .lengths = optional(in, "lengths"),
+                                                  .memory = optional(in, "memory"),
+                                                  .memory_lengths = optional(in, "memory_lengths")})
+                                     .output}};
+      }};
 }
 
 struct Classifier : Module {

@@ -1,67 +1,20 @@
-// Recurrent layers and scan(): gradients, the plain loop as a twin, padding, carried state.
+// Recurrent layers: gradients, the plain loop as a twin, padding, carried state.
 
 #include <unroll/graph/gradient_check.h>
-#include <unroll/graph/tape.h>
 #include <unroll/graph/threads.h>
 #include <unroll/layers/embedding.h>
 #include <unroll/layers/linear.h>
 #include <unroll/layers/sequential.h>
-#include <unroll/ops/arithmetic.h>
-#include <unroll/ops/dropout.h>
 #include <unroll/ops/index.h>
 #include <unroll/ops/layout.h>
-#include <unroll/ops/matmul.h>
-#include <unroll/ops/reduce.h>
-
-#include <algorithm>
-#include <cmath>
-#include <cstring>
-#include <functional>
-#include <memory>
 
 #include "../catch.h"
+#include "sequences.h"
 
 using namespace unroll;
+using namespace sequences;
 
 namespace {
-
-constexpr std::int64_t steps = 4, batch = 3, inputs = 3, hidden = 4;
-
-Tensor normal(const Shape& shape, std::uint64_t seed, DType dtype = DType::f64) {
-  return Generator(seed).normal(shape, 0, 1, DType::f64).to(dtype);
-}
-Tensor unsorted() { return Tensor::from<std::int64_t>({2, 4, 1}, {batch}); }
-
-double difference(const Tensor& a, const Tensor& b) {
-  if (!a.defined() || !b.defined()) return a.defined() == b.defined() ? 0 : INFINITY;
-  if (a.shape() != b.shape()) return INFINITY;
-  const Tensor x = a.to(DType::f64), y = b.to(DType::f64);
-  double worst = 0;
-  for (std::int64_t i = 0; i < x.numel(); ++i) {
-    const double d = std::abs(x.data<double>()[i] - y.data<double>()[i]);
-    if (!(d <= worst)) worst = d;
-  }
-  return worst;
-}
-
-bool same_bits(const Tensor& a, const Tensor& b) {
-  return a.shape() == b.shape() && a.dtype() == b.dtype() &&
-         std::memcmp(a.bytes(), b.bytes(),
-                     static_cast<std::size_t>(a.numel() * size_of(a.dtype()))) == 0;
-}
-
-template <class E, class F>
-std::string message_of(const F& f) {
-  try {
-    f();
-  } catch (const E& error) {
-    return error.what();
-  }
-  return "no error";
-}
-bool has(const std::string& text, const char* part) {
-  return text.find(part) != std::string::npos;
-}
 
 struct Kind {
   const char* name;
@@ -101,122 +54,6 @@ State some_state(const RecurrentLayer& layer, DType dtype) {
   return state;
 }
 
-struct Result {
-  std::vector<Tensor> values, grads;
-};
-
-// A weighted sum of outputs and last states, differentiated by the watched inputs and parameters.
-Result differentiate(const std::function<Output(std::span<const Tensor>)>& f,
-                     std::span<const Tensor> in, const std::vector<Parameter>& parameters) {
-  Tape tape;
-  std::vector<Tensor> watched;
-  for (const Tensor& one : in) watched.push_back(tape.watch(one));
-  const Output out = f(watched);
-  Result result{.values = out.state, .grads = {}};
-  result.values.push_back(out.output);
-  Tensor loss;
-  std::uint64_t seed = 60;
-  for (const Tensor& value : result.values) {
-    const Tensor part = sum(value * normal(value.shape(), seed++, value.dtype()));
-    loss = loss.defined() ? loss + part : part;
-  }
-  result.grads = tape.gradient(loss, watched);
-  for (Parameter parameter : parameters) parameter.zero_grad();
-  tape.backward(loss);
-  for (const Parameter& parameter : parameters) result.grads.push_back(parameter.grad());
-  return result;
-}
-
-double difference(const Result& a, const Result& b) {
-  if (a.values.size() != b.values.size() || a.grads.size() != b.grads.size()) return INFINITY;
-  double worst = 0;
-  for (std::size_t i = 0; i < a.values.size(); ++i)
-    worst = std::max(worst, difference(a.values[i], b.values[i]));
-  for (std::size_t i = 0; i < a.grads.size(); ++i)
-    worst = std::max(worst, difference(a.grads[i], b.grads[i]));
-  return worst;
-}
-
-// --- Cells as a user writes them.
-
-struct TwoLinears : Module {
-  Linear from_x, from_h;
-  explicit TwoLinears(Generator& g) : from_x(inputs, hidden, g), from_h(hidden, hidden, g) {
-    add("from_x", from_x);
-    add("from_h", from_h);
-  }
-  Output operator()(const Tensor& x, const State& state) const {
-    const Tensor h = tanh(from_x(x) + from_h(state[0]));
-    return {h, {h}};
-  }
-};
-
-struct UserCell {
-  const char* name;
-  std::size_t states;
-  std::vector<Parameter> parameters;
-  std::vector<Tensor> captured;  // watched by the test
-  std::function<Output(const Tensor& x, const State& state, std::span<const Tensor> captured)> call;
-};
-
-std::vector<UserCell> user_cells(DType dtype) {
-  std::vector<UserCell> cells;
-  Generator g(9);
-  auto linears = std::make_shared<TwoLinears>(g);
-  linears->to(dtype);
-  cells.push_back({"two Linears", 1, linears->parameters(), {}, [linears](auto& x, auto& s, auto) {
-                     return (*linears)(x, s);
-                   }});
-
-  const Parameter joint(normal({hidden, inputs + hidden}, 11, dtype));
-  cells.push_back({"concat", 1, {joint}, {}, [joint](auto& x, auto& s, auto) -> Output {
-                     const Tensor h = tanh(linear(concat({x, s[0]}, 1), joint));
-                     return {h, {h}};
-                   }});
-
-  const Parameter twice(normal({hidden, hidden}, 12, dtype));
-  const Parameter in(normal({hidden, inputs}, 13, dtype));
-  cells.push_back({"a parameter used twice", 1, {twice, in}, {},
-                   [twice, in](auto& x, auto& s, auto) -> Output {
-                     const Tensor once = tanh(linear(s[0], twice) + linear(x, in));
-                     const Tensor h = sigmoid(linear(once, twice)) * 2.0 - 1.0;
-                     return {h, {h}};
-                   }});
-
-  cells.push_back({"captured tensors", 1, {in},
-                   {normal({hidden}, 14, dtype), normal({batch, hidden}, 15, dtype)},
-                   [in](auto& x, auto& s, auto captured) -> Output {
-                     const Tensor h = tanh(linear(x, in) * captured[0] + s[0] * captured[1]);
-                     return {h * captured[0], {h}};
-                   }});
-
-  cells.push_back({"three states, one unchanged", 3, {in}, {},
-                   [in](auto& x, auto& s, auto) -> Output {
-                     const Tensor h = tanh(linear(x, in) + s[0] * s[2]);
-                     const Tensor slow = s[1] * 0.9 + h * 0.1;
-                     return {h - slow, {h, slow, s[2]}};
-                   }});
-
-  cells.push_back({"one value as output and both states", 2, {in}, {},
-                   [in](auto& x, auto& s, auto) -> Output {
-                     const Tensor h = tanh(linear(x, in) + s[0] - s[1]);
-                     return {h, {h, h}};
-                   }});
-
-  cells.push_back({"states change places", 2, {in}, {}, [in](auto& x, auto& s, auto) -> Output {
-                     return {s[0] + linear(x, in), {s[1], tanh(s[0])}};
-                   }});
-
-  cells.push_back({"an output without state", 1, {in}, {}, [in](auto& x, auto& s, auto) -> Output {
-                     return {linear(x, in), {s[0]}};
-                   }});
-
-  cells.push_back({"an output that is the input", 1, {}, {}, [](auto& x, auto& s, auto) -> Output {
-                     return {x, {s[0] + sum(x, {1}, true)}};
-                   }});
-  return cells;
-}
-
 }  // namespace
 
 TEST_CASE("gradients of three bidirectional layers with lengths and state agree with differences") {
@@ -249,9 +86,9 @@ TEST_CASE("gradients of a layer's parameters agree with differences") {
     const Tensor x = normal({steps, batch, inputs}, 1);
     const Tensor seed = normal({steps, batch, layer->output_size()}, 2);
     const auto loss = [&] {
-      return sum((*layer)(x, {.state = some_state(*layer, DType::f64), .lengths = unsorted()})
-                     .output *
-                 seed);
+      return sum(
+          (*layer)(x, {.state = some_state(*layer, DType::f64), .lengths = unsorted()}).output *
+          seed);
     };
     Tape tape;
     tape.backward(loss());
@@ -300,79 +137,19 @@ TEST_CASE("scan and the plain loop agree for every layer, values and gradients")
         }
 }
 
-TEST_CASE("scan and the plain loop agree for cells of a user") {
-  for (const DType dtype : {DType::f64, DType::f32})
-    for (const UserCell& one : user_cells(dtype))
-      for (const bool reverse : {false, true})
-        for (const bool with_lengths : {false, true}) {
-          CAPTURE(one.name, reverse, with_lengths, to_string(dtype));
-          std::vector<Tensor> in{normal({steps, batch, inputs}, 1, dtype)};
-          for (std::size_t k = 0; k < one.states; ++k)
-            in.push_back(normal({batch, hidden}, 20 + k, dtype));
-          in.insert(in.end(), one.captured.begin(), one.captured.end());
-          const auto run = [&](bool unrolled) {
-            return differentiate(
-                [&](std::span<const Tensor> args) {
-                  const auto captured = args.subspan(1 + one.states);
-                  const State state(args.begin() + 1,
-                                    args.begin() + 1 + static_cast<std::ptrdiff_t>(one.states));
-                  return scan([&](const Tensor& x, const State& s) {
-                                return one.call(x, s, captured);
-                              },
-                              args[0], state,
-                              {.lengths = with_lengths ? unsorted() : Tensor(),
-                               .reverse = reverse,
-                               .unrolled = unrolled});
-                },
-                in, one.parameters);
-          };
-          CHECK(difference(run(false), run(true)) < (dtype == DType::f64 ? 1e-12 : 3e-5));
-        }
-}
-
-TEST_CASE("scan and the plain loop agree over many steps, where only some gradients are wanted") {
-  Generator g(1);
-  LSTMCell cell({.input_size = 5, .hidden_size = 7}, g);
-  cell.to(DType::f64);
-  const Tensor xs = normal({37, 2, 5}, 1);
-  const State zero = cell.initial_state(2, DType::f64);
-  for (const bool watch_x : {false, true})
-    for (const bool weights : {false, true}) {
-      if (!watch_x && !weights) continue;
-      for (Parameter p : cell.parameters()) p.set_trainable(weights);
-      const auto run = [&](bool unrolled) {
-        Tape tape;
-        const Tensor x = watch_x ? tape.watch(xs) : xs;
-        const Output out = scan([&](const Tensor& step, const State& s) { return cell(step, s); },
-                                x, zero, {.unrolled = unrolled});
-        const Tensor loss = sum(square(out.output));
-        std::vector<Tensor> grads{out.output};
-        if (watch_x) grads.push_back(tape.gradient(loss, {x})[0]);
-        for (Parameter p : cell.parameters()) p.zero_grad();
-        tape.backward(loss);
-        for (const Parameter& p : cell.parameters()) grads.push_back(p.grad());
-        return grads;
-      };
-      const std::vector<Tensor> a = run(false), b = run(true);
-      REQUIRE(a.size() == b.size());
-      for (std::size_t i = 0; i < a.size(); ++i) CHECK(difference(a[i], b[i]) < 1e-11);
-      CHECK(a.back().defined() == weights);
-    }
-}
-
 TEST_CASE("a padded batch equals each sequence run alone") {
+  const Tensor lengths = unsorted();
   for (const Kind& one : kinds()) {
     CAPTURE(one.name);
     const auto layer = one.make(2, true, false);
     layer->to(DType::f64);
     const Tensor x = normal({steps, batch, inputs}, 1);
-    const Output all = (*layer)(x, {.lengths = unsorted()});
+    const Output all = (*layer)(x, {.lengths = lengths});
     for (std::int64_t b = 0; b < batch; ++b) {
-      const std::int64_t length = unsorted().data<std::int64_t>()[b];
+      const std::int64_t length = lengths.data<std::int64_t>()[b];
       const Tensor alone = slice(slice(x, 1, b, b + 1), 0, 0, length);
       const Output single = (*layer)(alone);
-      CHECK(difference(slice(slice(all.output, 1, b, b + 1), 0, 0, length), single.output) <
-            1e-12);
+      CHECK(difference(slice(slice(all.output, 1, b, b + 1), 0, 0, length), single.output) < 1e-12);
       for (std::size_t k = 0; k < single.state.size(); ++k)
         CHECK(difference(slice(all.state[k], 1, b, b + 1), single.state[k]) < 1e-12);
       if (length < steps)
@@ -382,6 +159,7 @@ TEST_CASE("a padded batch equals each sequence run alone") {
 }
 
 TEST_CASE("what stands in the padding does not matter, not even NaN") {
+  const Tensor lengths = unsorted();
   for (const Kind& one : kinds()) {
     CAPTURE(one.name);
     const auto layer = one.make(2, true, false);
@@ -389,7 +167,7 @@ TEST_CASE("what stands in the padding does not matter, not even NaN") {
     const auto run = [&] {
       Tape tape;
       const Tensor watched = tape.watch(x);
-      const Output out = (*layer)(watched, {.lengths = unsorted()});
+      const Output out = (*layer)(watched, {.lengths = lengths});
       std::vector<Tensor> result{out.output, out.state[0]};
       const Tensor loss = sum(square(out.output));
       for (Parameter p : layer->parameters()) p.zero_grad();
@@ -400,7 +178,7 @@ TEST_CASE("what stands in the padding does not matter, not even NaN") {
     const std::vector<Tensor> clean = run();
     for (std::int64_t t = 0; t < steps; ++t)
       for (std::int64_t b = 0; b < batch; ++b)
-        if (t >= unsorted().data<std::int64_t>()[b])
+        if (t >= lengths.data<std::int64_t>()[b])
           for (std::int64_t i = 0; i < inputs; ++i)
             x.mutable_data<float>()[static_cast<std::size_t>((t * batch + b) * inputs + i)] = 1e6f;
     const std::vector<Tensor> dirty = run();
@@ -424,9 +202,9 @@ TEST_CASE("a permuted batch permutes the results") {
     State moved;
     for (const Tensor& part : state) moved.push_back(permuted(part, 1));
     const Output a = (*layer)(x, {.state = state, .lengths = unsorted()});
-    const Output b = (*layer)(permuted(x, 1),
-                              {.state = moved,
-                               .lengths = Tensor::from<std::int64_t>({1, 2, 4}, {batch})});
+    const Output b =
+        (*layer)(permuted(x, 1),
+                 {.state = moved, .lengths = Tensor::from<std::int64_t>({1, 2, 4}, {batch})});
     CHECK(difference(permuted(a.output, 1), b.output) < 1e-13);
     for (std::size_t k = 0; k < state.size(); ++k)
       CHECK(difference(permuted(a.state[k], 1), b.state[k]) < 1e-13);
@@ -510,82 +288,14 @@ TEST_CASE("a layer gives the same bits on one thread and two") {
     const Tensor x = normal({20, 24, 48}, 1, dtype);
     const auto run = [&](int count) {
       set_threads(count);
-      const Result result = differentiate(
-          [&](std::span<const Tensor> in) { return layer(in[0]); }, std::span(&x, 1),
-          layer.parameters());
+      const Result result = differentiate([&](std::span<const Tensor> in) { return layer(in[0]); },
+                                          std::span(&x, 1), layer.parameters());
       set_threads(1);
       return result;
     };
     const Result a = run(1), b = run(2);
     for (std::size_t i = 0; i < a.values.size(); ++i) CHECK(same_bits(a.values[i], b.values[i]));
     for (std::size_t i = 0; i < a.grads.size(); ++i) CHECK(same_bits(a.grads[i], b.grads[i]));
-  }
-}
-
-TEST_CASE("a cell that draws random numbers draws new ones at every step") {
-  Generator generator(4);
-  const Tensor xs = Tensor::full({6, 2, 50}, 1.0);
-  const Cell cell = [&](const Tensor& x, const State& s) -> Output {
-    const Tensor y = dropout(x, 0.5, generator);
-    return {y, {s[0] + y}};
-  };
-  Tape tape;
-  const Tensor watched = tape.watch(xs);
-  const Output out = scan(cell, watched, {Tensor::zeros({2, 50})});
-  for (std::int64_t t = 1; t < 6; ++t) CHECK(difference(out.output.row(0), out.output.row(t)) > 0);
-  // The gradient meets the same masks: they stand in the output itself.
-  CHECK(same_bits(tape.gradient(sum(out.output), {watched})[0], out.output));
-  CHECK(difference(out.state[0], sum(out.output, {0})) < 1e-6);
-}
-
-TEST_CASE("a cell that reads data gets a clear error, and the tape lives on") {
-  const Tensor xs = normal({steps, batch, inputs}, 1);
-  const Cell reads = [](const Tensor& x, const State& s) -> Output {
-    if (x.data<double>()[0] > 0) return {x, s};
-    return {x * 2.0, s};
-  };
-  Tape tape;
-  const std::string message =
-      message_of<Error>([&] { scan(reads, xs, {Tensor::zeros({batch, 1}, DType::f64)}); });
-  CAPTURE(message);
-  CHECK(has(message, "data"));
-  CHECK(Tape::current() == &tape);
-  CHECK(scan(reads, xs, {Tensor::zeros({batch, 1}, DType::f64)}, {.unrolled = true})
-            .output.shape() == xs.shape());
-}
-
-TEST_CASE("scan says what does not fit") {
-  const Tensor xs = normal({steps, batch, inputs}, 1);
-  const State h{Tensor::zeros({batch, inputs}, DType::f64)};
-  const Cell grows = [](const Tensor& x, const State& s) -> Output {
-    return {x, {concat({s[0], x}, 1)}};
-  };
-  CHECK(has(message_of<Error>([&] { scan(grows, xs, h); }), "state 0 goes in as"));
-  const Cell forgets = [](const Tensor& x, const State&) -> Output { return {x, {}}; };
-  CHECK(has(message_of<Error>([&] { scan(forgets, xs, h); }), "returns 0"));
-  const Cell echo = [](const Tensor& x, const State& s) -> Output { return {x, s}; };
-  CHECK(has(message_of<Error>([&] { scan(echo, xs.row(0).row(0), h); }), "sequence"));
-  CHECK(has(message_of<Error>([&] {
-          scan(echo, xs, h, {.lengths = Tensor::from<std::int64_t>({1, 5, 1}, {3})});
-        }),
-            "length 5 of row 1"));
-  CHECK(has(message_of<Error>([&] {
-          scan(echo, xs, h, {.lengths = Tensor::from<std::int64_t>({1, 2}, {2})});
-        }),
-            "batch of 3"));
-  CHECK(Tape::current() == nullptr);
-}
-
-TEST_CASE("the plain loop says the same of a state that changes its shape") {
-  const Tensor xs = normal({steps, batch, inputs}, 1);
-  const State h{Tensor::zeros({batch, inputs}, DType::f64)};
-  const Cell grows = [](const Tensor& x, const State& s) -> Output {
-    return {x, {concat({s[0], x}, 1)}};
-  };
-  const Cell forgets = [](const Tensor& x, const State&) -> Output { return {x, {}}; };
-  for (const Tensor& lengths : {Tensor(), unsorted()}) {
-    CHECK_THROWS_AS(scan(grows, xs, h, {.lengths = lengths, .unrolled = true}), Error);
-    CHECK_THROWS_AS(scan(forgets, xs, h, {.lengths = lengths, .unrolled = true}), Error);
   }
 }
 

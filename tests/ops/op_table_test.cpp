@@ -10,6 +10,7 @@
 #include <limits>
 
 #include "../catch.h"
+#include "../tensors.h"
 
 using namespace unroll;
 
@@ -67,14 +68,6 @@ std::vector<Tensor> run_op(const Op& op, const std::vector<Tensor>& inputs) {
   return outputs;
 }
 
-double largest_difference(const Tensor& a, const Tensor& b) {
-  double worst = a.shape() == b.shape() ? 0 : INFINITY;
-  const Tensor x = a.to(DType::f64), y = b.to(DType::f64);
-  for (std::int64_t i = 0; worst < INFINITY && i < x.numel(); ++i)
-    worst = std::max(worst, std::abs(x.data<double>()[i] - y.data<double>()[i]));
-  return worst;
-}
-
 // What `op` says about several calls put together, tried with two.
 void check_rows(const Op& op, const std::vector<Tensor>& first, std::span<const bool> stacked) {
   std::vector<const Tensor*> pointers;
@@ -93,20 +86,14 @@ void check_rows(const Op& op, const std::vector<Tensor>& first, std::span<const 
   const std::vector<Tensor> a = run_op(op, first), b = run_op(op, second), ab = run_op(op, both);
   for (std::size_t o = 0; o < ab.size(); ++o) {
     if (rows == Rows::map) {
-      CHECK(largest_difference(ab[o], put_together(a[o], b[o])) <= 1e-12);
+      CHECK(difference(ab[o], put_together(a[o], b[o])) <= 1e-12);
       continue;
     }
     Tensor sum = a[o].clone();
     for (std::int64_t i = 0; i < sum.numel(); ++i)
       sum.mutable_data<double>()[i] += b[o].data<double>()[i];
-    CHECK(largest_difference(ab[o], sum) <= 1e-12);
+    CHECK(difference(ab[o], sum) <= 1e-12);
   }
-}
-
-bool same_bits(const Tensor& a, const Tensor& b) {
-  return a.shape() == b.shape() && a.dtype() == b.dtype() &&
-         std::memcmp(a.bytes(), b.bytes(),
-                     static_cast<std::size_t>(a.numel() * size_of(a.dtype()))) == 0;
 }
 
 }  // namespace

@@ -29,7 +29,9 @@ TEST_CASE("elementwise functions of special values give what the mathematics lib
       {"sqrt", [](auto& x) { return sqrt(x); }, [](double v) { return std::sqrt(v); }},
       {"pow", [](auto& x) { return pow(x, -3); }, [](double v) { return 1 / (v * v * v); }},
       {"clamp", [](auto& x) { return clamp(x, -1, 1); },
-       [](double v) { return v < -1 ? -1 : v > 1 ? 1 : v; }},
+       [](double v) { return v < -1  ? -1
+                             : v > 1 ? 1
+                                     : v; }},
       {"maximum", [](auto& x) { return maximum(x, Tensor::full({}, 1, x.dtype())); },
        [](double v) { return v < 1 ? 1 : v; }},
       {"minimum", [](auto& x) { return minimum(Tensor::full({}, 1, x.dtype()), x); },
@@ -38,12 +40,17 @@ TEST_CASE("elementwise functions of special values give what the mathematics lib
   constexpr double infinity = std::numeric_limits<double>::infinity();
   for (const Function& f : functions)
     for (const DType dtype : {DType::f32, DType::f64})
-      for (const double v : {0.0, 1.0, -1.0, 20.0, -20.0, 88.0, -88.0, 89.0, 100.0, -100.0, 709.0,
-                             -709.0, 710.0, 1000.0, -1000.0, 1e30, -1e30, 1e-30, infinity,
-                             -infinity, std::numeric_limits<double>::quiet_NaN()})
+      for (const double v : {0.0,      1.0,       -1.0,
+                             20.0,     -20.0,     88.0,
+                             -88.0,    89.0,      100.0,
+                             -100.0,   709.0,     -709.0,
+                             710.0,    1000.0,    -1000.0,
+                             1e30,     -1e30,     1e-30,
+                             infinity, -infinity, std::numeric_limits<double>::quiet_NaN()})
         for (const std::int64_t n : {1, 19}) {  // the rest of a vector, and whole ones
           CAPTURE(f.name, to_string(dtype), v, n);
-          const double got = f.ours(Tensor::full({n}, v, dtype)).to(DType::f64).data<double>()[0];
+          const Tensor result = f.ours(Tensor::full({n}, v, dtype)).to(DType::f64);
+          const double got = result.data<double>()[0];
           double exact = f.exact(v);
           if (dtype == DType::f32) exact = static_cast<double>(static_cast<float>(exact));
           if (std::isnan(exact)) {

@@ -1,10 +1,10 @@
-#include "../catch.h"
-
 #include <unroll/graph/threads.h>
 #include <unroll/optim/clip.h>
 
 #include <cmath>
 #include <limits>
+
+#include "../catch.h"
 
 using namespace unroll;
 

@@ -1,6 +1,7 @@
 #pragma once
 
 // Made by tests/golden/optim.py.
+// clang-format off
 
 #include <cmath>
 

@@ -1,11 +1,10 @@
-#include "../catch.h"
-
 #include <unroll/graph/error.h>
 #include <unroll/optim/schedule.h>
 
-#include "golden.h"
-
 #include <iterator>
+
+#include "../catch.h"
+#include "golden.h"
 
 using namespace unroll;
 

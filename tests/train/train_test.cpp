@@ -11,17 +11,16 @@
 #include <unroll/train/model_dir.h>
 #include <unroll/train/trainer.h>
 
-#include <nlohmann/json.hpp>
-
 #include <cmath>
-#include <cstring>
 #include <limits>
+#include <nlohmann/json.hpp>
 #include <numeric>
 #include <set>
 #include <sstream>
 
 #include "../catch.h"
 #include "../io/files.h"
+#include "../tensors.h"
 
 using namespace unroll;
 
@@ -55,29 +54,6 @@ ModelConfig small(ModelKind kind, double dropout = 0) {
           .dropout = dropout};
 }
 
-double difference(const Tensor& a, const Tensor& b) {
-  if (a.shape() != b.shape()) return INFINITY;
-  const Tensor x = a.to(DType::f64), y = b.to(DType::f64);
-  double worst = 0;
-  for (std::int64_t i = 0; i < x.numel(); ++i) {
-    const double d = std::abs(x.data<double>()[static_cast<std::size_t>(i)] -
-                              y.data<double>()[static_cast<std::size_t>(i)]);
-    if (!(d <= worst)) worst = d;
-  }
-  return worst;
-}
-
-bool same_bits(const StateDict& a, const StateDict& b) {
-  if (a.size() != b.size()) return false;
-  for (const auto& [name, x] : a) {
-    const auto found = b.find(name);
-    if (found == b.end() || found->second.shape() != x.shape()) return false;
-    if (std::memcmp(x.bytes(), found->second.bytes(),
-                    static_cast<std::size_t>(x.numel() * size_of(x.dtype()))) != 0)
-      return false;
-  }
-  return true;
-}
 // What later training steps do not write into.
 StateDict copied(const StateDict& state) {
   StateDict result;
@@ -143,6 +119,8 @@ TEST_CASE("random windows: y is x one token later, everywhere in the stream") {
   CHECK_THROWS_AS(RandomWindows(tokens, 0, 4), Error);
 }
 
+std::int64_t first(const Batch& batch) { return batch.x.data<std::int64_t>()[0]; }
+
 TEST_CASE("contiguous windows continue each other, row by row, and begin again") {
   const std::vector<std::int64_t> tokens = counting(2 * 13 + 1);
   ContiguousWindows stream(tokens, 2, 4);
@@ -159,9 +137,9 @@ TEST_CASE("contiguous windows continue each other, row by row, and begin again")
       }
   }
   CHECK(stream.at_start());
-  CHECK(stream.next().x.data<std::int64_t>()[0] == 0);
+  CHECK(first(stream.next()) == 0);
   stream.seek(8);
-  CHECK(stream.next().x.data<std::int64_t>()[0] == 8);
+  CHECK(first(stream.next()) == 8);
   CHECK_THROWS_AS(stream.seek(3), Error);
   CHECK_THROWS_AS(stream.seek(12), Error);
   CHECK_THROWS_AS(ContiguousWindows(tokens, 9, 4), DataError);
@@ -188,8 +166,7 @@ TEST_CASE("every kind of model learns a periodic text") {
        {ModelKind::rnn, ModelKind::lstm, ModelKind::gru, ModelKind::transformer}) {
     CAPTURE(to_string(kind));
     Setup setup(small(kind));
-    const TrainResult result =
-        setup.run({.steps = 200, .clip_norm = 1, .evaluate_every = 50});
+    const TrainResult result = setup.run({.steps = 200, .clip_norm = 1, .evaluate_every = 50});
     CHECK(result.steps == 200);
     CHECK(result.tokens == 200 * 4 * 16);
     CHECK(result.curve.size() == 4);
@@ -218,10 +195,8 @@ TEST_CASE("a resumed run gives the bits of one that was never interrupted") {
                                  .checkpoint = file,
                                  .resume = true};
       Setup whole(config, carry);
-      const TrainResult expected = whole.run({.steps = 60,
-                                              .schedule = rate,
-                                              .clip_norm = 0.5,
-                                              .evaluate_every = 20});
+      const TrainResult expected =
+          whole.run({.steps = 60, .schedule = rate, .clip_norm = 0.5, .evaluate_every = 20});
       {
         Setup first(config, carry);
         TrainOptions part = options;
@@ -339,9 +314,9 @@ TEST_CASE("a checkpoint of another model, or a damaged one, changes nothing") {
   const auto refused = [&] {
     TrainProgress progress;
     progress.step = 77;
-    CHECK_THROWS_AS(load_checkpoint(file, *setup.model, *setup.optimizer, setup.generator,
-                                    progress),
-                    DataError);
+    CHECK_THROWS_AS(
+        load_checkpoint(file, *setup.model, *setup.optimizer, setup.generator, progress),
+        DataError);
     CHECK(same_bits(model, setup.model->state_dict()));
     CHECK(same_bits(optimizer, setup.optimizer->state_dict()));
     CHECK(setup.generator.position() == position);
@@ -387,8 +362,8 @@ TEST_CASE("a checkpoint survives losses that are not finite") {
   TrainProgress progress;
   progress.step = 4;
   progress.best = std::numeric_limits<double>::quiet_NaN();
-  progress.curve.push_back({.step = 4, .tokens = 9, .seconds = 1, .train_loss = NAN,
-                            .validation_loss = INFINITY});
+  progress.curve.push_back(
+      {.step = 4, .tokens = 9, .seconds = 1, .train_loss = NAN, .validation_loss = INFINITY});
   save_checkpoint(file, *setup.model, *setup.optimizer, setup.generator, progress);
   TrainProgress back;
   CHECK(load_checkpoint(file, *setup.model, *setup.optimizer, setup.generator, back));
@@ -426,6 +401,51 @@ TEST_CASE("a model folder round trip") {
         to_json(small(ModelKind::gru)));
 }
 
+TEST_CASE("the number of parameters is known before a model is made") {
+  for (const ModelKind kind :
+       {ModelKind::rnn, ModelKind::lstm, ModelKind::gru, ModelKind::transformer})
+    for (const bool bias : {false, true})
+      for (const bool tied : {false, true})
+        for (const Positions positions :
+             {Positions::learned, Positions::rotary, Positions::sinusoidal})
+          for (const int layers : {1, 3}) {
+            ModelConfig config = small(kind);
+            config.embedding = tied ? config.hidden : 6;
+            config.bias = bias;
+            config.tied = tied;
+            config.positions = positions;
+            config.layers = layers;
+            CAPTURE(to_json(config));
+            CHECK(parameter_count(config) ==
+                  static_cast<double>(make_model(config)->parameter_count()));
+            if (tied) continue;
+            config.vocabulary = 0;
+            config.features = 3;
+            config.outputs = 2;
+            CHECK(parameter_count(config) ==
+                  static_cast<double>(make_model(config)->parameter_count()));
+          }
+}
+
+TEST_CASE("a model that cannot be is refused before it is made") {
+  const auto refused = [](auto change, const char* why) {
+    ModelConfig config = small(ModelKind::transformer);
+    change(config);
+    CAPTURE(why);
+    CHECK(has(message_of([&] { make_model(config); }), why));
+  };
+  refused([](ModelConfig& c) { c.hidden = 0; }, "hidden must be 1 or more, got 0");
+  refused([](ModelConfig& c) { c.hidden = std::int64_t{1} << 62; }, "more than any machine");
+  refused([](ModelConfig& c) { c.layers = -1; }, "layers must be 1 or more");
+  refused([](ModelConfig& c) { c.heads = 3; }, "3 heads do not divide");
+  refused([](ModelConfig& c) { c.heads = c.hidden; }, "an even number of units a head");
+  refused([](ModelConfig& c) { c.heads = 0; }, "heads must be 1 or more");
+  ModelConfig config = small(ModelKind::transformer);
+  config.heads = 0;
+  CHECK_THROWS_AS(sized(config, 10'000), Error);
+  CHECK_THROWS_AS(make_model(sized(small(ModelKind::lstm), std::int64_t{1} << 62)), Error);
+}
+
 TEST_CASE("a malformed model folder is a DataError") {
   const TemporaryDirectory folder;
   Generator g(1);
@@ -451,6 +471,9 @@ TEST_CASE("a malformed model folder is a DataError") {
   with("/model/hidden", -4);
   with("/model/hidden", "many");
   with("/model/hidden", std::int64_t{1} << 60);
+  with("/model/hidden", (1 << 24));  // more than the file has, and than can be made
+  with("/model/hidden", 16.5);
+  with("/model/layers", (std::int64_t{1} << 32) + 2);  // 2 in 32 bits
   with("/model/layers", 0);
   with("/model/layers", 3);
   with("/model/dropout", 1.5);

@@ -101,7 +101,9 @@ Json curve_json(const std::vector<TrainPoint>& curve) {
 }
 
 Json flow_json(const std::string& model, const char* when, const GradientFlow& flow) {
-  return {{"model", model}, {"when", when}, {"norms", flow.norms}};
+  Json norms = Json::array();
+  for (double norm : flow.norms) norms.push_back(number(norm));
+  return {{"model", model}, {"when", when}, {"norms", norms}};
 }
 
 class Comparison {
@@ -245,7 +247,7 @@ class Comparison {
             {"hidden", config.hidden},
             {"layers", config.layers},
             {"best_loss", number(best / n)},
-            {"tokens_per_second", rate / n},
+            {"tokens_per_second", number(rate / n)},
             {"peak_training_bytes", peak},
             {"runs", runs}};
   }
@@ -259,8 +261,8 @@ class Comparison {
       points.push_back({{"length", p.length}, {"seconds", p.seconds}, {"bytes", p.bytes}});
     return {{"model", name},
             {"points", points},
-            {"time_exponent", scaling.time_exponent},
-            {"memory_exponent", scaling.memory_exponent}};
+            {"time_exponent", number(scaling.time_exponent)},
+            {"memory_exponent", number(scaling.memory_exponent)}};
   }
 
   void adding_points(const std::string& name, const ModelConfig& config, Whole& whole,
@@ -282,7 +284,8 @@ class Comparison {
                        [&](double share) { whole.update(done + share * weight); });
       done += weight;
       Json curve = Json::array();
-      for (const auto& [step, mse] : result.curve) curve.push_back({{"step", step}, {"mse", mse}});
+      for (const auto& [step, mse] : result.curve)
+        curve.push_back({{"step", step}, {"mse", number(mse)}});
       points.push_back({{"model", name},
                         {"length", length},
                         {"steps", result.steps},

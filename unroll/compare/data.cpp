@@ -23,6 +23,23 @@ std::function<double(SequenceModel&)> fixed_evaluation(const TrainTask& held_out
   };
 }
 
+// A file's name may be any bytes, JSON holds UTF-8 alone.
+std::string shown_name(const std::filesystem::path& path) {
+  const Json name = path.filename().string();
+  return Json::parse(name.dump(-1, ' ', false, Json::error_handler_t::replace));
+}
+
+// Numbers of 1e300 are finite as the file has them, not as the models read them.
+void check_finite(const Tensor& series, const Table& table) {
+  const auto values = series.data<float>();
+  for (std::size_t i = 0; i < values.size(); ++i)
+    if (!std::isfinite(values[i]))
+      throw DataError(error_message("compare",
+                                    fmt::format("column '{}' has numbers too large for f32",
+                                                table.columns[i % table.columns.size()]),
+                                    nullptr, "Rescale it"));
+}
+
 struct TextData {
   std::vector<std::int64_t> train, held_out;
 };
@@ -62,7 +79,7 @@ CompareData text_data(const CompareOptions& options, std::int64_t batch, std::in
   result.metric = "nats per character";
   result.uniform_loss = std::log(static_cast<double>(vocabulary.size()));
   description = {{"kind", "text"},
-                 {"source", path.filename().string()},
+                 {"source", shown_name(path)},
                  {"vocabulary", vocabulary.size()},
                  {"train_tokens", data->train.size()},
                  {"validation_tokens", data->held_out.size()}};
@@ -80,6 +97,7 @@ CompareData series_data(const CompareOptions& options, std::int64_t batch, std::
     throw DataError(error_message("compare", fmt::format("a series of {} rows", raw.size(0)),
                                   nullptr, "Give a longer one"));
   const Tensor series = standardize(raw, rows).first;
+  check_finite(series, table);
   const auto column =
       std::find(table.columns.begin(), table.columns.end(), target) - table.columns.begin();
   const Tensor train_rows = series.rows(0, rows).clone();
@@ -114,7 +132,7 @@ CompareData series_data(const CompareOptions& options, std::int64_t batch, std::
     persistence += d * d / static_cast<double>(held_rows.size(0) - 1);
   }
   description = {{"kind", "series"},
-                 {"source", options.series.filename().string()},
+                 {"source", shown_name(options.series)},
                  {"target", target},
                  {"columns", table.columns},
                  {"train_tokens", rows},

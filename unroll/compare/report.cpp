@@ -26,6 +26,11 @@ const Json& list(const Json& json) {
   return json;
 }
 
+// A measurement that was not finite is null: a gap, not an error.
+void check_measured(const Json& json) {
+  if (!json.is_null()) json.get<double>();
+}
+
 // JSON inside a <script>: a "</script>" in a file's name must not end it.
 std::string embeddable(const Json& json) {
   std::string text = json.dump();
@@ -47,9 +52,9 @@ void check_results(const Json& results) {
     for (const Json& model : list(results.at("models"))) {
       model.at("name").get<std::string>();
       model.at("parameters").get<std::int64_t>();
-      model.at("tokens_per_second").get<double>();
+      check_measured(model.at("tokens_per_second"));
       model.at("peak_training_bytes").get<std::int64_t>();
-      model.at("best_loss");
+      check_measured(model.at("best_loss"));
       if (model.at("runs").empty()) malformed("a model without runs");
       for (const Json& run : list(model.at("runs"))) {
         run.at("steps").get<std::int64_t>();
@@ -60,19 +65,26 @@ void check_results(const Json& results) {
     }
     const Json& probes = results.at("probes");
     for (const Json& curve : list(probes.at("gradient_flow").at("curves"))) {
-      curve.at("when").get<std::string>();
-      if (curve.at("norms").get<std::vector<double>>().empty()) malformed("an empty curve");
+      for (const char* key : {"model", "when"}) curve.at(key).get<std::string>();
+      if (list(curve.at("norms")).empty()) malformed("an empty curve");
+      for (const Json& norm : curve.at("norms")) check_measured(norm);
     }
     for (const Json& m : list(probes.at("scaling").at("models"))) {
-      m.at("time_exponent").get<double>();
-      m.at("memory_exponent").get<double>();
+      m.at("model").get<std::string>();
+      for (const char* key : {"time_exponent", "memory_exponent"}) check_measured(m.at(key));
       for (const Json& p : list(m.at("points")))
         for (const char* key : {"length", "seconds", "bytes"}) p.at(key).get<double>();
     }
-    for (const Json& p : list(probes.at("streaming").at("points")))
+    for (const Json& p : list(probes.at("streaming").at("points"))) {
+      p.at("model").get<std::string>();
       for (const char* key : {"position", "microseconds", "state_bytes"}) p.at(key).get<double>();
+    }
     probes.at("adding").at("baseline").get<double>();
-    for (const Json& p : list(probes.at("adding").at("points"))) p.at("length").get<double>();
+    for (const Json& p : list(probes.at("adding").at("points"))) {
+      p.at("model").get<std::string>();
+      p.at("length").get<double>();
+      check_measured(p.at("mse"));
+    }
   } catch (const Json::exception& error) {
     malformed(error.what());
   }

@@ -1,21 +1,15 @@
 #include <unroll/compare/probes.h>
+#include <unroll/graph/clock.h>
 #include <unroll/graph/tape.h>
 #include <unroll/ops/arithmetic.h>
 #include <unroll/ops/reduce.h>
 #include <unroll/optim/adam.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 
 namespace unroll {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 double median(std::vector<double> values) {
   std::sort(values.begin(), values.end());

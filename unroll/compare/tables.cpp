@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 #include <unroll/compare/compare.h>
 
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 namespace unroll {
@@ -8,8 +9,12 @@ namespace {
 
 using Json = nlohmann::json;
 
+// Measurements that were not finite are NaN in results just made, null in those read.
+double measured(const Json& value) { return value.is_null() ? std::nan("") : value.get<double>(); }
+
 std::string real(const Json& value, int digits) {
-  return value.is_null() ? "-" : fmt::format("{:.{}f}", value.get<double>(), digits);
+  const double x = measured(value);
+  return std::isfinite(x) ? fmt::format("{:.{}f}", x, digits) : "-";
 }
 
 std::string megabytes(const Json& bytes) {
@@ -18,58 +23,62 @@ std::string megabytes(const Json& bytes) {
 
 // "1 in 3.2e5" reads worse than the ratio itself; below 1e-3 it needs an exponent.
 std::string ratio(double value) {
+  if (!std::isfinite(value)) return "-";
   return value == 0 || value >= 1e-3 ? fmt::format("{:.4f}", value) : fmt::format("{:.1e}", value);
 }
 
 std::string training_table(const Json& r) {
   std::string text =
-      fmt::format("{} on {} ({})\n", "Training", r["task"]["source"].get<std::string>(),
-                  r["task"]["metric"].get<std::string>());
+      fmt::format("{} on {} ({})\n", "Training", r.at("task").at("source").get<std::string>(),
+                  r.at("task").at("metric").get<std::string>());
   text += fmt::format("{:<13}{:>11}{:>8}{:>12}{:>11}{:>11}{:>13}\n", "model", "parameters", "steps",
                       "best loss", "seconds", "tokens/s", "peak MiB");
-  for (const Json& m : r["models"]) {
+  for (const Json& m : r.at("models")) {
     double seconds = 0;
-    for (const Json& run : m["runs"])
-      seconds += run["seconds"].get<double>() / static_cast<double>(m["runs"].size());
-    text += fmt::format("{:<13}{:>11}{:>8}{:>12}{:>11.1f}{:>11.0f}{:>13}\n",
-                        m["name"].get<std::string>(), m["parameters"].get<std::int64_t>(),
-                        m["runs"][0]["steps"].get<std::int64_t>(), real(m["best_loss"], 4), seconds,
-                        m["tokens_per_second"].get<double>(), megabytes(m["peak_training_bytes"]));
+    for (const Json& run : m.at("runs"))
+      seconds += run.at("seconds").get<double>() / static_cast<double>(m.at("runs").size());
+    text += fmt::format("{:<13}{:>11}{:>8}{:>12}{:>11.1f}{:>11}{:>13}\n",
+                        m.at("name").get<std::string>(), m.at("parameters").get<std::int64_t>(),
+                        m.at("runs").at(0).at("steps").get<std::int64_t>(),
+                        real(m.at("best_loss"), 4), seconds, real(m.at("tokens_per_second"), 0),
+                        megabytes(m.at("peak_training_bytes")));
   }
-  return text + fmt::format("knowing nothing: {:.4f}\n", r["task"]["uniform_loss"].get<double>());
+  return text +
+         fmt::format("knowing nothing: {:.4f}\n", r.at("task").at("uniform_loss").get<double>());
 }
 
 std::string flow_table(const Json& r) {
-  const Json& probe = r["probes"]["gradient_flow"];
+  const Json& probe = r.at("probes").at("gradient_flow");
   std::string text = "Gradient flow: |d loss_T / d state_(T-k)| over that of k = 0\n";
   text += fmt::format("{:<26}{:>12}{:>12}{:>12}{:>12}\n", "model", "k = 1", "k = 10", "k = 20",
                       "k = 50");
-  for (const Json& curve : probe["curves"]) {
-    const auto norms = curve["norms"].get<std::vector<double>>();
-    text += fmt::format(
-        "{:<26}", curve["model"].get<std::string>() + ", " + curve["when"].get<std::string>());
+  for (const Json& curve : probe.at("curves")) {
+    const Json& norms = curve.at("norms");
+    text += fmt::format("{:<26}", curve.at("model").get<std::string>() + ", " +
+                                      curve.at("when").get<std::string>());
     for (std::size_t k : {1, 10, 20, 50})
       text += fmt::format("{:>12}",
-                          k < norms.size() && norms[0] > 0 ? ratio(norms[k] / norms[0]) : "-");
+                          k < norms.size() ? ratio(measured(norms[k]) / measured(norms[0])) : "-");
     text += '\n';
   }
   return text;
 }
 
 std::string scaling_table(const Json& r) {
-  const Json& models = r["probes"]["scaling"]["models"];
+  const Json& models = r.at("probes").at("scaling").at("models");
   std::string text = "Scaling of a training step: ms | MiB by length, and fitted exponents\n";
   text += fmt::format("{:<13}", "model");
-  for (const Json& p : models[0]["points"])
-    text += fmt::format("{:>16}", p["length"].get<std::int64_t>());
+  if (models.empty()) return text + "\n";
+  for (const Json& p : models.at(0).at("points"))
+    text += fmt::format("{:>16}", p.at("length").get<std::int64_t>());
   text += fmt::format("{:>9}{:>9}\n", "time", "memory");
   for (const Json& m : models) {
-    text += fmt::format("{:<13}", m["model"].get<std::string>());
-    for (const Json& p : m["points"])
-      text += fmt::format("{:>16}", fmt::format("{:.1f} | {}", p["seconds"].get<double>() * 1e3,
-                                                megabytes(p["bytes"])));
-    text += fmt::format("{:>9.2f}{:>9.2f}\n", m["time_exponent"].get<double>(),
-                        m["memory_exponent"].get<double>());
+    text += fmt::format("{:<13}", m.at("model").get<std::string>());
+    for (const Json& p : m.at("points"))
+      text += fmt::format("{:>16}", fmt::format("{:.1f} | {}", p.at("seconds").get<double>() * 1e3,
+                                                megabytes(p.at("bytes"))));
+    text += fmt::format("{:>9}{:>9}\n", real(m.at("time_exponent"), 2),
+                        real(m.at("memory_exponent"), 2));
   }
   return text;
 }
@@ -77,32 +86,32 @@ std::string scaling_table(const Json& r) {
 std::string streaming_table(const Json& r) {
   std::string text = "Streaming: one more step at a position, us (state, KiB)\n";
   std::string model;
-  for (const Json& p : r["probes"]["streaming"]["points"]) {
-    if (p["model"] != model) {
-      model = p["model"];
+  for (const Json& p : r.at("probes").at("streaming").at("points")) {
+    if (p.at("model") != model) {
+      model = p.at("model");
       text += fmt::format("{}{:<13}", text.back() == '\n' ? "" : "\n", model);
     }
-    text +=
-        fmt::format("{:>24}", fmt::format("{}: {:.0f} ({:.1f})", p["position"].get<std::int64_t>(),
-                                          p["microseconds"].get<double>(),
-                                          p["state_bytes"].get<double>() / 1024));
+    text += fmt::format(
+        "{:>24}",
+        fmt::format("{}: {:.0f} ({:.1f})", p.at("position").get<std::int64_t>(),
+                    p.at("microseconds").get<double>(), p.at("state_bytes").get<double>() / 1024));
   }
   return text + "\n";
 }
 
 std::string adding_table(const Json& r) {
-  const Json& probe = r["probes"]["adding"];
+  const Json& probe = r.at("probes").at("adding");
   std::string text =
       fmt::format("Adding problem: mean squared error by length (predicting 1: {:.4f})\n",
-                  probe["baseline"].get<double>());
+                  probe.at("baseline").get<double>());
   std::string model;
-  for (const Json& p : probe["points"]) {
-    if (p["model"] != model) {
-      model = p["model"];
+  for (const Json& p : probe.at("points")) {
+    if (p.at("model") != model) {
+      model = p.at("model");
       text += fmt::format("{}{:<13}", text.back() == '\n' ? "" : "\n", model);
     }
-    text += fmt::format(
-        "{:>18}", fmt::format("T {}: {}", p["length"].get<std::int64_t>(), real(p["mse"], 4)));
+    text += fmt::format("{:>18}", fmt::format("T {}: {}", p.at("length").get<std::int64_t>(),
+                                              real(p.at("mse"), 4)));
   }
   return text + "\n";
 }

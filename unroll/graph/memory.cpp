@@ -16,6 +16,7 @@ namespace {
 // Four classes between two powers of two: at most a quarter of a block is unused.
 constexpr int class_count = 180;
 constexpr std::size_t smallest = 64;
+constexpr std::size_t largest = std::size_t{1} << 48;  // no machine has more; the classes reach it
 
 int class_of(std::size_t bytes) {
   if (bytes <= smallest) return 0;
@@ -103,23 +104,26 @@ ThreadMemory& this_thread() {
   return *thread_memory;
 }
 
+[[noreturn]] void fail_to_allocate(std::size_t bytes) {
+  const MemoryStats stats = memory_stats();
+  fail("memory",
+       fmt::format("{} bytes asked, {} live (values {}, gradients {}, parameters {}, "
+                   "optimizer {}), none left",
+                   bytes, stats.live, stats.live_by_kind[0], stats.live_by_kind[1],
+                   stats.live_by_kind[2], stats.live_by_kind[3]),
+       fmt::format("Use a smaller batch or a shorter sequence (built for {})", built_for()));
+}
+
 Buffer* system_block(std::size_t capacity) {
   void* memory = std::aligned_alloc(alignof(Buffer), sizeof(Buffer) + capacity);
-  if (memory == nullptr) {
-    const MemoryStats stats = memory_stats();
-    fail("memory",
-         fmt::format("{} bytes asked, {} live (values {}, gradients {}, parameters {}, "
-                     "optimizer {}), none left",
-                     capacity, stats.live, stats.live_by_kind[0], stats.live_by_kind[1],
-                     stats.live_by_kind[2], stats.live_by_kind[3]),
-         fmt::format("Use a smaller batch or a shorter sequence (built for {})", built_for()));
-  }
+  if (memory == nullptr) fail_to_allocate(capacity);
   return new (memory) Buffer;
 }
 
 }  // namespace
 
 Buffer* Buffer::allocate(std::size_t bytes) {
+  if (bytes > largest) fail_to_allocate(bytes);
   const int size_class = class_of(bytes);
   ThreadMemory& memory = this_thread();
   Buffer* block = memory.free[static_cast<std::size_t>(size_class)];

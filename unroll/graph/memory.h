@@ -37,9 +37,8 @@ struct alignas(64) Buffer {
 };
 
 struct MemoryStats {
-  std::int64_t live = 0;  ///< bytes in buffers that something refers to
-  std::int64_t peak =
-      0;  ///< the most that was live since reset_peak_memory(), each thread's added up
+  std::int64_t live = 0;    ///< bytes in buffers that something refers to
+  std::int64_t peak = 0;    ///< the most since reset_peak_memory(), each thread's added up
   std::int64_t cached = 0;  ///< bytes held for reuse
   std::array<std::int64_t, memory_kinds> live_by_kind{};
   std::int64_t allocations = 0;         ///< buffers handed out

@@ -27,11 +27,22 @@ void with_number(const char* op, DType dtype, F&& f) {
   fail(op, fmt::format("not available for {}", to_string(dtype)));
 }
 
+// Sizes may come from a file or a user: their product must not wrap around to a small number.
+std::size_t bytes_of(const Shape& shape, DType dtype) {
+  auto bytes = static_cast<std::size_t>(size_of(dtype));
+  for (std::int64_t size : shape) {
+    if (__builtin_mul_overflow(bytes, static_cast<std::size_t>(size), &bytes))
+      fail_shape("memory", fmt::format("{} {} is larger than any memory", to_string(dtype),
+                                       to_string(shape)));
+  }
+  return bytes;
+}
+
 }  // namespace
 
 Tensor Tensor::empty(const Shape& shape, DType dtype) {
   Tensor result;
-  result.buffer_ = Buffer::allocate(static_cast<std::size_t>(shape.numel() * size_of(dtype)));
+  result.buffer_ = Buffer::allocate(bytes_of(shape, dtype));
   result.data_ = result.buffer_->data();
   result.shape_ = shape;
   result.dtype_ = dtype;

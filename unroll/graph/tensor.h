@@ -84,25 +84,30 @@ class Tensor {
   Spec spec() const { return {shape_, dtype_}; }
 
   /// The elements. Throws Error for another dtype, and for an abstract tensor (data cannot decide
-  /// anything while a function is traced).
+  /// anything while a function is traced). A temporary has none to give: the span would outlive it,
+  /// in `for (float v : f(x).data<float>())` for instance.
   template <class T>
-  std::span<const T> data() const {
+  std::span<const T> data() const& {
     check_access(dtype_of<T>());
     return {reinterpret_cast<const T*>(data_), static_cast<std::size_t>(numel())};
   }
+  template <class T>
+  std::span<const T> data() const&& = delete;
   /// For kernels that fill a tensor nobody else can read yet, and for optimizers.
   template <class T>
-  std::span<T> mutable_data() {
+  std::span<T> mutable_data() & {
     check_access(dtype_of<T>());
     return {reinterpret_cast<T*>(data_), static_cast<std::size_t>(numel())};
   }
   /// Unchecked access for kernels.
   template <class T>
-  const T* ptr() const {
+  const T* ptr() const& {
     return reinterpret_cast<const T*>(data_);
   }
   template <class T>
-  T* mutable_ptr() {
+  const T* ptr() const&& = delete;
+  template <class T>
+  T* mutable_ptr() & {
     return reinterpret_cast<T*>(data_);
   }
   std::byte* bytes() { return data_; }

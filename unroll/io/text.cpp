@@ -153,14 +153,17 @@ std::vector<std::int64_t> Vocabulary::encode(std::string_view text) const {
   }
   for_each_character("encode", text, "the text", [&](char32_t character, std::size_t offset) {
     const std::int64_t index = index_of(character);
-    if (index < 0)
-      fail_data("encode",
-                fmt::format("'{}' (U+{:04X}) at {} is not among the {} characters of the "
-                            "vocabulary",
-                            encode_utf8(character), static_cast<unsigned>(character),
-                            place_of(text, offset), size()),
-                "Build the vocabulary with .unknown = true, or use Vocabulary::bytes()");
-    indices.push_back(index);
+    if (index >= 0) {
+      indices.push_back(index);
+      return;
+    }
+    const bool printable = character >= 0x20 && character != 0x7F;
+    const std::string code = fmt::format("U+{:04X}", static_cast<unsigned>(character));
+    fail_data("encode",
+              fmt::format("{} at {} is not among the {} characters of the vocabulary",
+                          printable ? fmt::format("'{}' ({})", encode_utf8(character), code) : code,
+                          place_of(text, offset), size()),
+              "Build the vocabulary with .unknown = true, or use Vocabulary::bytes()");
   });
   return indices;
 }

@@ -27,126 +27,100 @@ std::unique_ptr<Linear> gate(const TransformerOptions& o, GeneratorRef& generato
       LinearOptions{.in_features = o.d_model, .out_features = width(o), .bias = o.bias}, generator);
 }
 
-Tensor feed(const Tensor& x, FeedForward activation, Linear& linear1, Linear& linear2,
-            Linear* linear3, Dropout& dropout, Where where) {
-  Tensor inner = linear1(x, where);
-  switch (activation) {
-    case FeedForward::relu:
-      inner = relu(inner);
-      break;
-    case FeedForward::gelu:
-      inner = gelu(inner);
-      break;
-    case FeedForward::swiglu:
-      inner = pointwise(
-          "swiglu", [](auto a, auto b) { return silu(a) * b; }, inner, (*linear3)(x, where));
-      break;
-  }
-  return linear2(dropout(inner), where);
-}
-
 }  // namespace
 
-TransformerEncoderLayer::TransformerEncoderLayer(const TransformerOptions& o, GeneratorRef g)
+TransformerLayer::TransformerLayer(const TransformerOptions& o, GeneratorRef g)
     : self_attn(attention_options(o, o.rotary), g),
       linear1({.in_features = o.d_model, .out_features = width(o), .bias = o.bias}, g),
       linear2({.in_features = width(o), .out_features = o.d_model, .bias = o.bias}, g),
       linear3(gate(o, g)),
       norm1({.size = o.d_model, .bias = o.bias}),
       norm2({.size = o.d_model, .bias = o.bias}),
-      options_(o),
-      dropout_(o.dropout, g),
-      dropout1_(o.dropout, g),
-      dropout2_(o.dropout, g) {
-  add("self_attn", self_attn);
-  add("linear1", linear1);
-  add("linear2", linear2);
-  if (linear3) add("linear3", *linear3);
-  add("norm1", norm1);
-  add("norm2", norm2);
-  for (auto& [name, part] : {std::pair<const char*, Dropout*>{"dropout", &dropout_},
-                             {"dropout1", &dropout1_},
-                             {"dropout2", &dropout2_}})
-    if (o.dropout > 0) add(name, *part);
-}
-
-Tensor TransformerEncoderLayer::feed_forward(const Tensor& x, Where where) {
-  return dropout2_(feed(x, options_.activation, linear1, linear2, linear3.get(), dropout_, where));
-}
-
-Output TransformerEncoderLayer::operator()(const Tensor& input, const TransformerCall& call,
-                                           Where where) {
-  const auto attend = [&](const Tensor& x) {
-    return self_attn(x, {.causal = call.causal, .lengths = call.lengths, .cache = call.cache},
-                     where);
-  };
-  Tensor x = input;
-  if (options_.norm_first) {
-    const MultiHeadAttentionOutput attended = attend(norm1(x));
-    x = x + dropout1_(attended.output);
-    return {x + feed_forward(norm2(x), where), attended.cache};
-  }
-  const MultiHeadAttentionOutput attended = attend(x);
-  x = norm1(x + dropout1_(attended.output));
-  return {norm2(x + feed_forward(x, where)), attended.cache};
-}
-
-TransformerDecoderLayer::TransformerDecoderLayer(const TransformerOptions& o, GeneratorRef g)
-    : self_attn(attention_options(o, o.rotary), g),
-      multihead_attn(attention_options(o, false), g),
-      linear1({.in_features = o.d_model, .out_features = width(o), .bias = o.bias}, g),
-      linear2({.in_features = width(o), .out_features = o.d_model, .bias = o.bias}, g),
-      linear3(gate(o, g)),
-      norm1({.size = o.d_model, .bias = o.bias}),
-      norm2({.size = o.d_model, .bias = o.bias}),
-      norm3({.size = o.d_model, .bias = o.bias}),
-      options_(o),
       dropout_(o.dropout, g),
       dropout1_(o.dropout, g),
       dropout2_(o.dropout, g),
-      dropout3_(o.dropout, g) {
+      options_(o) {
   add("self_attn", self_attn);
-  add("multihead_attn", multihead_attn);
   add("linear1", linear1);
   add("linear2", linear2);
   if (linear3) add("linear3", *linear3);
   add("norm1", norm1);
   add("norm2", norm2);
+  if (o.dropout == 0) return;
+  add("dropout", dropout_);
+  add("dropout1", dropout1_);
+  add("dropout2", dropout2_);
+}
+
+template <class Part>
+Tensor TransformerLayer::residual(const Tensor& x, LayerNorm& norm, const Part& part,
+                                  Where where) const {
+  return options_.norm_first ? x + part(norm(x, where)) : norm(x + part(x), where);
+}
+
+Tensor TransformerLayer::attend(const Tensor& input, const TransformerCall& call, State& cache,
+                                Where where) {
+  const auto attention = [&](const Tensor& x) {
+    MultiHeadAttentionOutput attended =
+        self_attn(x, {.causal = call.causal, .lengths = call.lengths, .cache = call.cache}, where);
+    cache = std::move(attended.cache);
+    return dropout1_(attended.output);
+  };
+  return residual(input, norm1, attention, where);
+}
+
+Tensor TransformerLayer::feed_forward(const Tensor& input, LayerNorm& norm, Dropout& last,
+                                      Where where) {
+  const auto inner = [&](const Tensor& x) {
+    const Tensor wide = linear1(x, where);
+    switch (options_.activation) {
+      case FeedForward::relu:
+        return relu(wide);
+      case FeedForward::gelu:
+        return gelu(wide);
+      case FeedForward::swiglu:
+        break;
+    }
+    return pointwise(
+        "swiglu", [](auto a, auto b) { return silu(a) * b; }, wide, (*linear3)(x, where));
+  };
+  return residual(
+      input, norm, [&](const Tensor& x) { return last(linear2(dropout_(inner(x)), where)); },
+      where);
+}
+
+Output TransformerEncoderLayer::operator()(const Tensor& x, const TransformerCall& call,
+                                           Where where) {
+  Output result;
+  const Tensor attended = attend(x, call, result.state, where);
+  result.output = feed_forward(attended, norm2, dropout2_, where);
+  return result;
+}
+
+TransformerDecoderLayer::TransformerDecoderLayer(const TransformerOptions& o, GeneratorRef g)
+    : TransformerLayer(o, g),
+      multihead_attn(attention_options(o, false), g),
+      norm3({.size = o.d_model, .bias = o.bias}),
+      dropout3_(o.dropout, g) {
+  add("multihead_attn", multihead_attn);
   add("norm3", norm3);
-  for (auto& [name, part] : {std::pair<const char*, Dropout*>{"dropout", &dropout_},
-                             {"dropout1", &dropout1_},
-                             {"dropout2", &dropout2_},
-                             {"dropout3", &dropout3_}})
-    if (o.dropout > 0) add(name, *part);
+  if (o.dropout > 0) add("dropout3", dropout3_);
 }
 
-Tensor TransformerDecoderLayer::feed_forward(const Tensor& x, Where where) {
-  return dropout3_(feed(x, options_.activation, linear1, linear2, linear3.get(), dropout_, where));
-}
-
-Output TransformerDecoderLayer::operator()(const Tensor& input, const TransformerCall& call,
+Output TransformerDecoderLayer::operator()(const Tensor& x, const TransformerCall& call,
                                            Where where) {
   if (!call.memory.defined())
     fail("TransformerDecoderLayer", "needs {.memory = ...}, what the encoder gave", where);
-  const auto attend = [&](const Tensor& x) {
-    return self_attn(x, {.causal = call.causal, .lengths = call.lengths, .cache = call.cache},
-                     where);
-  };
-  const auto cross = [&](const Tensor& x) {
+  const auto cross = [&](const Tensor& query) {
     return dropout2_(
-        multihead_attn(x, {.memory = call.memory, .lengths = call.memory_lengths}, where).output);
+        multihead_attn(query, {.memory = call.memory, .lengths = call.memory_lengths}, where)
+            .output);
   };
-  Tensor x = input;
-  if (options_.norm_first) {
-    const MultiHeadAttentionOutput attended = attend(norm1(x));
-    x = x + dropout1_(attended.output);
-    x = x + cross(norm2(x));
-    return {x + feed_forward(norm3(x), where), attended.cache};
-  }
-  const MultiHeadAttentionOutput attended = attend(x);
-  x = norm1(x + dropout1_(attended.output));
-  x = norm2(x + cross(x));
-  return {norm3(x + feed_forward(x, where)), attended.cache};
+  Output result;
+  const Tensor attended = attend(x, call, result.state, where);
+  const Tensor crossed = residual(attended, norm2, cross, where);
+  result.output = feed_forward(crossed, norm3, dropout3_, where);
+  return result;
 }
 
 template <class Layer>

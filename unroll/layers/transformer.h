@@ -31,46 +31,56 @@ struct TransformerCall {
   State cache = {};            ///< {k, v} per layer of earlier steps, for streaming
 };
 
-/// Self-attention and a feed-forward part, each with a residual and a norm (Vaswani et al., 2017).
-/// PyTorch's names: self_attn, linear1, linear2, norm1, norm2; SwiGLU adds linear3, the gate's
-/// partner: linear2(silu(linear1(x)) linear3(x)) (Shazeer, 2020).
-class TransformerEncoderLayer : public Module {
+/// What encoder and decoder layers share: self-attention, the feed-forward part, and the residual
+/// and norm around either. PyTorch's names: self_attn, linear1, linear2, norm1, norm2; SwiGLU adds
+/// linear3, the gate's partner: linear2(silu(linear1(x)) linear3(x)) (Shazeer, 2020).
+class TransformerLayer : public Module {
  public:
-  explicit TransformerEncoderLayer(const TransformerOptions& options, GeneratorRef generator = {});
-  /// x [T, B, d_model] -> the same shape; the state is {k, v} of all steps so far.
-  Output operator()(const Tensor& x, const TransformerCall& call = {},
-                    Where where = Where::current());
-  std::string describe() const override { return "TransformerEncoderLayer"; }
-
   MultiHeadAttention self_attn;
   Linear linear1, linear2;
   std::unique_ptr<Linear> linear3;
   LayerNorm norm1, norm2;
 
- private:
-  Tensor feed_forward(const Tensor& x, Where where);
-  TransformerOptions options_;
+ protected:
+  TransformerLayer(const TransformerOptions& options, GeneratorRef generator);
+  /// x + part(x), with the norm before the part or behind the sum.
+  template <class Part>
+  Tensor residual(const Tensor& x, LayerNorm& norm, const Part& part, Where where) const;
+  /// Self-attention within its residual; `cache` becomes {k, v} of all steps so far.
+  Tensor attend(const Tensor& x, const TransformerCall& call, State& cache, Where where);
+  /// The feed-forward part within its residual.
+  Tensor feed_forward(const Tensor& x, LayerNorm& norm, Dropout& last, Where where);
   Dropout dropout_, dropout1_, dropout2_;
+
+ private:
+  TransformerOptions options_;
 };
 
-/// An encoder layer with cross-attention to `memory` in its middle: self_attn, multihead_attn,
-/// linear1, linear2, norm1, norm2, norm3.
-class TransformerDecoderLayer : public Module {
+/// Self-attention, then the feed-forward part (Vaswani et al., 2017).
+class TransformerEncoderLayer : public TransformerLayer {
+ public:
+  explicit TransformerEncoderLayer(const TransformerOptions& options, GeneratorRef generator = {})
+      : TransformerLayer(options, generator) {}
+  /// x [T, B, d_model] -> the same shape; the state is {k, v} of all steps so far.
+  Output operator()(const Tensor& x, const TransformerCall& call = {},
+                    Where where = Where::current());
+  std::string describe() const override { return "TransformerEncoderLayer"; }
+};
+
+/// An encoder layer with cross-attention to `memory` in its middle: multihead_attn behind norm2,
+/// the feed-forward part behind norm3.
+class TransformerDecoderLayer : public TransformerLayer {
  public:
   explicit TransformerDecoderLayer(const TransformerOptions& options, GeneratorRef generator = {});
   /// x [T, B, d_model]; call.memory [T_m, B, d_model] is needed. Causal where call.causal.
   Output operator()(const Tensor& x, const TransformerCall& call, Where where = Where::current());
   std::string describe() const override { return "TransformerDecoderLayer"; }
 
-  MultiHeadAttention self_attn, multihead_attn;
-  Linear linear1, linear2;
-  std::unique_ptr<Linear> linear3;
-  LayerNorm norm1, norm2, norm3;
+  MultiHeadAttention multihead_attn;
+  LayerNorm norm3;
 
  private:
-  Tensor feed_forward(const Tensor& x, Where where);
-  TransformerOptions options_;
-  Dropout dropout_, dropout1_, dropout2_, dropout3_;
+  Dropout dropout3_;
 };
 
 /// num_layers of a layer: layers.0, layers.1, ..., and behind pre-norm layers a final norm.

@@ -7,10 +7,11 @@ namespace {
 void check(const char* what, std::int64_t have, std::int64_t batch, std::int64_t steps) {
   if (batch < 1 || steps < 1)
     fail(what, fmt::format("batch {} and steps {} must be positive", batch, steps));
-  if (have < steps + 1)
+  if (have <= steps)
     throw DataError(error_message(
         what, fmt::format("{} elements, too few for windows of {} steps", have, steps), nullptr,
-        fmt::format("Give at least {}, or use shorter windows", steps + 1)));
+        fmt::format("Give at least {}, or use shorter windows",
+                    static_cast<std::uint64_t>(steps) + 1)));
 }
 
 }  // namespace

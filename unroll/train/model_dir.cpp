@@ -36,6 +36,16 @@ Json config_json(const ModelConfig& c) {
   return json;
 }
 
+std::int64_t size_from(const Json& json, const char* key) {
+  const Json& found = json.at(key);
+  constexpr std::int64_t most = 1 << 24;
+  if (!found.is_number_integer() || found < 0 || found > most)
+    throw DataError(error_message(
+        "config", fmt::format("{} is {}, no whole number up to {}", key, found.dump(), most),
+        nullptr, ""));
+  return found.get<std::int64_t>();
+}
+
 ModelConfig config_from(const Json& json) {
   ModelConfig c;
   const auto kind = json.at("kind").get<std::string>();
@@ -44,14 +54,14 @@ ModelConfig config_from(const Json& json) {
   } catch (const Error& error) {
     throw DataError(error.what());
   }
-  json.at("vocabulary").get_to(c.vocabulary);
-  json.at("features").get_to(c.features);
-  json.at("outputs").get_to(c.outputs);
-  json.at("embedding").get_to(c.embedding);
-  json.at("hidden").get_to(c.hidden);
-  json.at("layers").get_to(c.layers);
-  json.at("heads").get_to(c.heads);
-  json.at("context").get_to(c.context);
+  c.vocabulary = size_from(json, "vocabulary");
+  c.features = size_from(json, "features");
+  c.outputs = size_from(json, "outputs");
+  c.embedding = size_from(json, "embedding");
+  c.hidden = size_from(json, "hidden");
+  c.layers = static_cast<int>(size_from(json, "layers"));
+  c.heads = size_from(json, "heads");
+  c.context = size_from(json, "context");
   json.at("dropout").get_to(c.dropout);
   json.at("bias").get_to(c.bias);
   json.at("tied").get_to(c.tied);
@@ -62,15 +72,6 @@ ModelConfig config_from(const Json& json) {
       return c;
     }
   throw DataError(error_message("config", "unknown positions '" + positions + "'", nullptr, ""));
-}
-
-// A size from a file must not ask for more memory than any machine has.
-void check_sizes(const ModelConfig& c) {
-  constexpr std::int64_t most = 1 << 24;
-  for (std::int64_t size : {c.vocabulary, c.features, c.outputs, c.embedding, c.hidden, c.heads,
-                            c.context, static_cast<std::int64_t>(c.layers)})
-    if (size < 0 || size > most)
-      throw DataError(error_message("config", fmt::format("a size of {}", size), nullptr, ""));
 }
 
 template <class F>
@@ -102,11 +103,7 @@ std::int64_t draw(const Tensor& logits, double temperature, Generator& generator
 std::string to_json(const ModelConfig& config) { return config_json(config).dump(2); }
 
 ModelConfig config_from_json(const std::string& text) {
-  return parsed("config", [&] {
-    ModelConfig config = config_from(Json::parse(text));
-    check_sizes(config);
-    return config;
-  });
+  return parsed("config", [&] { return config_from(Json::parse(text)); });
 }
 
 void save_model(const std::filesystem::path& folder, const ModelConfig& config,
@@ -143,14 +140,20 @@ LanguageModel load_model(const std::filesystem::path& folder) {
                                               result.vocabulary.size(), result.config.vocabulary),
                                   nullptr, ""));
   const StateDict state = load_safetensors(folder / "model.safetensors");
+  double numbers = 0;
+  for (const auto& [name, tensor] : state) numbers += static_cast<double>(tensor.numel());
   Generator generator;
   try {
+    // Before anything of that size is made.
+    if (parameter_count(result.config) > numbers)
+      fail("model", fmt::format("a model of {:.0f} parameters, of which the file has {:.0f}",
+                                parameter_count(result.config), numbers));
     result.model = make_model(result.config, generator);
     result.model->load_state_dict(state);
   } catch (const Error& error) {
-    throw DataError(error_message(
-        "load_model", fmt::format("'{}': {}", folder.string(), error.what()), nullptr,
-        "config.json and model.safetensors do not belong together"));
+    throw DataError(error_message("load_model",
+                                  fmt::format("'{}': {}", folder.string(), error.what()), nullptr,
+                                  "config.json and model.safetensors do not belong together"));
   }
   result.model->eval();
   return result;
@@ -166,7 +169,7 @@ std::string generate(LanguageModel& model, const std::string& prompt, std::int64
     fail("generate", "an empty prompt", "Give one character or more, a newline for instance");
   const ModelConfig& c = model.config;
   const bool bounded = c.kind == ModelKind::transformer && c.positions == Positions::learned;
-  if (bounded && static_cast<std::int64_t>(start.size()) + count - 1 > c.context)
+  if (bounded && count > c.context + 1 - static_cast<std::int64_t>(start.size()))
     fail("generate",
          fmt::format("{} symbols after a prompt of {} pass the model's context of {}", count,
                      start.size(), c.context),

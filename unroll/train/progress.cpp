@@ -26,7 +26,7 @@ void Progress::update(double done, const std::string& note) {
   last_ = now;
   drawn_ = true;
   done = std::clamp(done, 0.0, 1.0);
-  const double spent = std::chrono::duration<double>(now - start_).count();
+  const double spent = seconds_since(start_);
   const std::string left =
       done > 0.01 ? duration(spent * (1.0 - done) / done) + " left" : std::string("...");
   constexpr int width = 24;

@@ -1,6 +1,7 @@
 #pragma once
 
-#include <chrono>
+#include <unroll/graph/clock.h>
+
 #include <cstdint>
 #include <string>
 
@@ -20,7 +21,6 @@ class Progress {
   static std::string duration(double seconds);
 
  private:
-  using Clock = std::chrono::steady_clock;
   std::string label_;
   bool terminal_;
   bool drawn_ = false;

@@ -59,29 +59,23 @@ class RecurrentModel : public SequenceModel {
   std::string describe() const override { return "RecurrentModel"; }
 
  private:
+  template <class Layer, class Options>
+  static std::unique_ptr<RecurrentLayer> make_layer(const ModelConfig& c, GeneratorRef& g) {
+    return std::make_unique<Layer>(Options{.input_size = c.embedding,
+                                           .hidden_size = c.hidden,
+                                           .num_layers = c.layers,
+                                           .bias = c.bias,
+                                           .dropout = c.dropout},
+                                   g);
+  }
   static std::unique_ptr<RecurrentLayer> make_rnn(const ModelConfig& c, GeneratorRef& g) {
     switch (c.kind) {
       case ModelKind::rnn:
-        return std::make_unique<RNN>(RNNOptions{.input_size = c.embedding,
-                                                .hidden_size = c.hidden,
-                                                .num_layers = c.layers,
-                                                .bias = c.bias,
-                                                .dropout = c.dropout},
-                                     g);
+        return make_layer<RNN, RNNOptions>(c, g);
       case ModelKind::gru:
-        return std::make_unique<GRU>(GRUOptions{.input_size = c.embedding,
-                                                .hidden_size = c.hidden,
-                                                .num_layers = c.layers,
-                                                .bias = c.bias,
-                                                .dropout = c.dropout},
-                                     g);
+        return make_layer<GRU, GRUOptions>(c, g);
       default:
-        return std::make_unique<LSTM>(LSTMOptions{.input_size = c.embedding,
-                                                  .hidden_size = c.hidden,
-                                                  .num_layers = c.layers,
-                                                  .bias = c.bias,
-                                                  .dropout = c.dropout},
-                                      g);
+        return make_layer<LSTM, LSTMOptions>(c, g);
     }
   }
 
@@ -186,31 +180,70 @@ ModelKind model_kind(const std::string& name) {
   fail("model", fmt::format("no model is named '{}'", name), "Known: " + known);
 }
 
+double parameter_count(const ModelConfig& c) {
+  const auto h = static_cast<double>(c.hidden), layers = static_cast<double>(c.layers),
+             outputs = static_cast<double>(outputs_of(c)), bias = c.bias ? 1.0 : 0.0;
+  const bool transformer = c.kind == ModelKind::transformer;
+  const double width = transformer ? h : static_cast<double>(c.embedding);
+  const double input = c.vocabulary > 0 ? static_cast<double>(c.vocabulary) * width
+                                        : (static_cast<double>(c.features) + 1) * width;
+  const double head = c.tied ? 0 : outputs * h;
+  if (transformer) {
+    // Attention 4 h^2, feed-forward 8 h^2, two norms; behind the layers a norm.
+    const double layer = 12 * h * h + 2 * h + bias * (4 * h + 5 * h + 2 * h);
+    const double positions =
+        c.positions == Positions::learned ? static_cast<double>(c.context) * h : 0;
+    return input + positions + layers * layer + (1 + bias) * h + head + bias * outputs;
+  }
+  const double gates = c.kind == ModelKind::rnn ? 1 : c.kind == ModelKind::lstm ? 4 : 3;
+  const double cells = gates * h * (width + h + 2 * bias + (layers - 1) * (2 * h + 2 * bias));
+  return input + cells + head + outputs;
+}
+
 std::unique_ptr<SequenceModel> make_model(const ModelConfig& c, GeneratorRef generator) {
   if ((c.vocabulary > 0) == (c.features > 0))
     fail("model", fmt::format("either vocabulary or features must be positive, got {} and {}",
                               c.vocabulary, c.features));
   if (outputs_of(c) < 1) fail("model", "outputs must be positive");
-  if (c.kind == ModelKind::transformer) return std::make_unique<TransformerModel>(c, generator);
+  const bool transformer = c.kind == ModelKind::transformer;
+  for (const auto& [name, size] : {std::pair<const char*, std::int64_t>{"hidden", c.hidden},
+                                   {"layers", c.layers},
+                                   {"heads", transformer ? c.heads : 1},
+                                   {"context", transformer ? c.context : 1},
+                                   {"embedding", transformer ? 1 : c.embedding}})
+    if (size < 1) fail("model", fmt::format("{} must be 1 or more, got {}", name, size));
+  if (transformer && c.hidden % c.heads != 0)
+    fail("model", fmt::format("{} heads do not divide a hidden size of {}", c.heads, c.hidden));
+  if (transformer && c.positions == Positions::rotary && c.hidden / c.heads % 2 != 0)
+    fail("model",
+         fmt::format("rotary positions need an even number of units a head, got {} in {} heads",
+                     c.hidden, c.heads));
+  constexpr double most = 1e12;
+  if (!(parameter_count(c) <= most))
+    fail("model",
+         fmt::format("{:.3g} parameters are more than any machine holds here", parameter_count(c)));
+  if (transformer) return std::make_unique<TransformerModel>(c, generator);
   return std::make_unique<RecurrentModel>(c, generator);
 }
 
 ModelConfig sized(ModelConfig config, std::int64_t parameters) {
+  if (config.heads < 1) fail("model", fmt::format("{} heads", config.heads));
   const std::int64_t unit = config.kind == ModelKind::transformer ? 2 * config.heads : 1;
   const auto count = [&](std::int64_t units) {
     config.hidden = units * unit;
-    return make_model(config, GeneratorRef())->parameter_count();
+    return parameter_count(config);
   };
-  if (count(1) > parameters)
-    fail("model", fmt::format("{} parameters are too few for a {}: {} at the least", parameters,
+  const auto wanted = static_cast<double>(parameters);
+  if (count(1) > wanted)
+    fail("model", fmt::format("{} parameters are too few for a {}: {:.0f} at the least", parameters,
                               to_string(config.kind), count(1)));
   std::int64_t low = 1, high = 2;
-  while (count(high) < parameters) low = high, high *= 2;
+  while (count(high) < wanted) low = high, high *= 2;
   while (high - low > 1) {
     const std::int64_t middle = (low + high) / 2;
-    (count(middle) < parameters ? low : high) = middle;
+    (count(middle) < wanted ? low : high) = middle;
   }
-  const bool lower = parameters - count(low) <= count(high) - parameters;
+  const bool lower = wanted - count(low) <= count(high) - wanted;
   config.hidden = (lower ? low : high) * unit;
   return config;
 }

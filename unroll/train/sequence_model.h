@@ -47,7 +47,10 @@ struct ModelConfig {
   bool tied = false;  ///< the head's weight is the embedding
 };
 
-/// Throws Error for sizes that make no model.
+/// Numbers that are trained, without making the model; a double, since sizes may be anything.
+double parameter_count(const ModelConfig& config);
+
+/// Throws Error for sizes that make no model, or one that no machine holds.
 std::unique_ptr<SequenceModel> make_model(const ModelConfig& config, GeneratorRef generator = {});
 
 /// The config whose `hidden` makes the model's parameters come closest to `parameters`; for a

@@ -1,4 +1,5 @@
 #include <fmt/format.h>
+#include <unroll/graph/clock.h>
 #include <unroll/graph/tape.h>
 #include <unroll/optim/clip.h>
 #include <unroll/train/checkpoint.h>
@@ -6,7 +7,6 @@
 #include <unroll/train/progress.h>
 #include <unroll/train/trainer.h>
 
-#include <chrono>
 #include <cmath>
 #include <fstream>
 #include <limits>
@@ -15,12 +15,6 @@
 
 namespace unroll {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 // One line of JSON an evaluation, flushed, so that a run can be watched and survives a crash.
 class Log {

@@ -1,0 +1,43 @@
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <filesystem>
+#include <limits>
+
+namespace unroll::cli {
+
+// Checks of options. CLI11's own let NaN pass, cut numbers beyond 64 bits down to what fits, and
+// print bounds in 300 digits.
+
+/// A whole number from low to high.
+CLI::Validator whole(std::int64_t low,
+                     std::int64_t high = std::numeric_limits<std::int64_t>::max());
+/// A finite number above 0.
+CLI::Validator positive();
+/// A finite number from low to high.
+CLI::Validator real(double low, double high = std::numeric_limits<double>::max());
+
+/// The largest size of a layer that is believed.
+inline constexpr std::int64_t most_units = 1 << 24;
+
+/// A folder to write into: made where it is missing, and tried before the work starts whose result
+/// it is for. One that is made and stays empty, since that work failed, is removed again.
+class OutputFolder {
+ public:
+  /// Throws Error where no file can be written there.
+  explicit OutputFolder(std::filesystem::path path);
+  OutputFolder(const OutputFolder&) = delete;
+  OutputFolder& operator=(const OutputFolder&) = delete;
+  ~OutputFolder() { remove_if_empty(); }
+
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  void remove_if_empty() const;
+
+  std::filesystem::path path_;
+  std::filesystem::path above_;  // what was there already
+};
+
+}  // namespace unroll::cli

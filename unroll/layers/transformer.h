@@ -28,7 +28,7 @@ struct TransformerCall {
   Tensor lengths = {};         ///< [B] i64 of x
   Tensor memory = {};          ///< decoder: what the encoder gave
   Tensor memory_lengths = {};  ///< [B] i64 of memory
-  State cache = {};            ///< {k, v} per layer of earlier steps, for streaming
+  State cache = {};            ///< the state behind earlier steps, for streaming
 };
 
 /// Self-attention and a feed-forward part, each with a residual and a norm (Vaswani et al., 2017).
@@ -37,7 +37,8 @@ struct TransformerCall {
 class TransformerEncoderLayer : public Module {
  public:
   explicit TransformerEncoderLayer(const TransformerOptions& options, GeneratorRef generator = {});
-  /// x [T, B, d_model] -> the same shape; the state is {k, v} of all steps so far.
+  /// x [T, B, d_model] -> the same shape; the state is the keys and values of all steps
+  /// so far (MultiHeadAttentionOutput).
   Output operator()(const Tensor& x, const TransformerCall& call = {},
                     Where where = Where::current());
   std::string describe() const override { return "TransformerEncoderLayer"; }
@@ -78,7 +79,7 @@ template <class Layer>
 class TransformerStack : public Module {
  public:
   explicit TransformerStack(const TransformerOptions& options, GeneratorRef generator = {});
-  /// As the layer; the state is {k, v} of layer 0, {k, v} of layer 1, ...
+  /// As the layer; the state is that of layer 0, of layer 1, ...
   Output operator()(const Tensor& x, const TransformerCall& call = {},
                     Where where = Where::current());
   std::string describe() const override { return "TransformerStack"; }

@@ -62,11 +62,12 @@ UNROLL_FLATTEN void start(const QueryBlock<T>& block, const AttentionResults<T>&
     std::fill_n(m.q_turned, size * most, T(0));
     std::fill_n(m.g_turned, size * most, T(0));
   }
-  const L scale(r.scale * log2_e);
-  turn(n, size, rows(q), q.time, m.q_turned, most, [&](const auto&, L x) { return x * scale; });
-  turn(n, size, rows(g), g.time, m.g_turned, most, [&](const auto&, L x) { return x; });
+  // Rows far apart are read once.
   pack_rows(n, size, rows(q), q.time, static_cast<T>(r.scale), m.q, m.wide);
   pack_rows(n, size, rows(g), g.time, T(1), m.g, m.wide);
+  const L scale(log2_e);
+  turn(n, size, m.q, m.wide, m.q_turned, most, [&](const auto&, L x) { return x * scale; });
+  turn(n, size, m.g, m.wide, m.g_turned, most, [&](const auto&, L x) { return x; });
   std::fill(m.q + n * m.wide, m.q + most * m.wide, T(0));
   std::fill(m.g + n * m.wide, m.g + most * m.wide, T(0));
   std::fill_n(m.dq, size * most, T(0));
@@ -117,9 +118,9 @@ template <class T>
 UNROLL_FLATTEN void finish(const QueryBlock<T>& block, const Backward<T>& m,
                            const HeadRows<T>& dq) {
   const simd::Lanes<T> scale(block.rules.scale);
-  turn(block.rules.size, block.count, m.dq, QueryBlock<T>::most,
-       dq.at(block.b, block.h) + block.first * dq.time, dq.time,
+  turn(block.rules.size, block.count, m.dq, QueryBlock<T>::most, m.q, m.wide,
        [&](const auto&, simd::Lanes<T> x) { return x * scale; });
+  block.write_rows(m.q, m.wide, dq);
 }
 
 template <class T>

@@ -44,6 +44,13 @@ struct QueryBlock {
     return rules.causal ? std::min(keys(), first + count + offset()) : keys();
   }
 
+  /// The block's rows go to where they lie in `to`: whole ones, since rows far apart would push each
+  /// other out of the cache if they were written bit by bit.
+  void write_rows(const T* rows, std::int64_t wide, const HeadRows<T>& to) const {
+    for (std::int64_t i = 0; i < count; ++i)
+      std::copy_n(rows + i * wide, rules.size, to.at(b, h) + (first + i) * to.time);
+  }
+
   /// Runs f(begin, end) for the tiles of keys that some query sees.
   template <class F>
   void for_tiles(const F& f) const {

@@ -119,8 +119,9 @@ UNROLL_FLATTEN void finish(const QueryBlock<T>& block, const Forward<T>& m, cons
   const AttentionRules& r = block.rules;
   std::copy_n(logs, block.count,
               log_sums + (block.b * r.heads + block.h) * r.queries + block.first);
-  turn(r.size, block.count, m.out, most, out.at(block.b, block.h) + block.first * out.time,
-       out.time, [&](const auto& at, L x) { return x * at(inverse); });
+  turn(r.size, block.count, m.out, most, m.q, r.size,
+       [&](const auto& at, L x) { return x * at(inverse); });
+  block.write_rows(m.q, r.size, out);
 }
 
 template <class T>

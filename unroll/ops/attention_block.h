@@ -151,13 +151,14 @@ class TileScratch {
         next_(memory_.mutable_ptr<T>()) {}
   T* take(std::int64_t elements) {
     T* piece = next_;
-    next_ += rounded(elements);
+    next_ += (elements + 15) / 16 * 16 + gap;
     return piece;
   }
 
  private:
-  static constexpr std::int64_t slack = 1024;
-  static std::int64_t rounded(std::int64_t n) { return (n + 15) / 16 * 16; }
+  // Pieces whose addresses differ by a multiple of 4096 make loads wait for stores to each other.
+  static constexpr std::int64_t gap = 80;
+  static constexpr std::int64_t slack = 16 * (gap + 16);  // for as many pieces
   Tensor memory_;
   T* next_;
 };

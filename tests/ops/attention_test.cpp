@@ -110,7 +110,7 @@ Tensor time_major(const Tensor& x) {
 }  // namespace
 
 TEST_CASE("tiled attention is the plain one at the edges of tiles") {
-  for (const std::int64_t queries : {1, 63, 64, 65, 130})
+  for (const std::int64_t queries : {1, 4, 63, 64, 65, 130})
     for (const std::int64_t keys : {1, 63, 64, 65, 130})
       for (const bool causal : {false, true})
         check_twins({1, 2, 2, queries, keys, 16}, {.causal = causal});
@@ -130,6 +130,8 @@ TEST_CASE("tiled attention hides keys as the plain one does") {
   for (const std::int64_t window : {1, 2, 16, 64, 100, 1000}) {
     check_twins({2, 1, 1, 200, 200, 8}, {.causal = true, .window = window});
     check_twins({2, 1, 1, 70, 150, 8}, {.causal = true, .window = window});
+    check_twins({2, 1, 1, 3, 150, 8},
+                {.causal = true, .window = window, .lengths = counts({149, 20})});
     check_twins({2, 1, 1, 150, 70, 8},
                 {.causal = true, .window = window, .lengths = counts({40, 70})});
   }
@@ -138,6 +140,8 @@ TEST_CASE("tiled attention hides keys as the plain one does") {
     for (const bool causal : {false, true})
       check_twins({2, 3, 3, 70, 90, 8},
                   {.causal = causal, .mask = greater(g.uniform(shape, 0, 1), 0.5)});
+  for (const Shape& shape : {Shape{2, 3, 2, 90}, Shape{3, 1, 1}})
+    check_twins({2, 3, 3, 2, 90, 8}, {.mask = greater(g.uniform(shape, 0, 1), 0.5)});
 }
 
 TEST_CASE("heads that share keys and values") {
@@ -148,7 +152,8 @@ TEST_CASE("heads that share keys and values") {
 TEST_CASE("dropout draws the same numbers whatever the tiles") {
   for (const std::int64_t keys : {5, 64, 131})
     for (const bool causal : {false, true})
-      check_twins({2, 4, 2, 70, keys, 16}, {.causal = causal, .dropout = 0.3});
+      for (const std::int64_t queries : {2, 70})
+        check_twins({2, 4, 2, queries, keys, 16}, {.causal = causal, .dropout = 0.3});
 }
 
 TEST_CASE("a query that sees no key gives zeros, and gradients of zero") {

@@ -91,7 +91,7 @@ UNROLL_FLATTEN void derive(const QueryBlock<T>& block, std::int64_t begin, std::
   using L = simd::Lanes<T>;
   constexpr std::int64_t lanes = L::count, most = QueryBlock<T>::most;
   const bool drops = block.rules.dropout > 0;
-  if (drops) block.keep(begin, end, m.factors);
+  if (drops) block.keep(begin, end, m.factors, QueryBlock<T>::most);
   block.for_strips(begin, end, [&](const KeyStrip& strip) {
     const std::int64_t row = (strip.begin - begin) * most;
     block.hide(strip, m.weights + row);

@@ -44,8 +44,8 @@ struct QueryBlock {
     return rules.causal ? std::min(keys(), first + count + offset()) : keys();
   }
 
-  /// The block's rows go to where they lie in `to`: whole ones, since rows far apart would push each
-  /// other out of the cache if they were written bit by bit.
+  /// The block's rows go to where they lie in `to`: whole ones, since rows far apart would push
+  /// each other out of the cache if they were written bit by bit.
   void write_rows(const T* rows, std::int64_t wide, const HeadRows<T>& to) const {
     for (std::int64_t i = 0; i < count; ++i)
       std::copy_n(rows + i * wide, rules.size, to.at(b, h) + (first + i) * to.time);
@@ -86,18 +86,24 @@ struct QueryBlock {
             score = where<T>(behind <= L(static_cast<T>(-rules.window)), lowest, score);
           score.store(p);
         }
+    hide_masked(strip.begin, strip.end, row, most);
+  }
+
+  /// The same for what the mask hides of keys begin..end, whose rows of scores are `step` apart.
+  void hide_masked(std::int64_t begin, std::int64_t end, T* scores, std::int64_t step) const {
     if (in.mask == nullptr) return;
-    const auto& step = in.mask_step;
-    for (std::int64_t j = strip.begin; j < strip.end; ++j) {
-      const T* mask = in.mask + b * step[0] + h * step[1] + first * step[2] + j * step[3];
-      T* p = row + (j - strip.begin) * most;
+    const auto& along = in.mask_step;
+    for (std::int64_t j = begin; j < end; ++j) {
+      const T* mask = in.mask + b * along[0] + h * along[1] + first * along[2] + j * along[3];
+      T* p = scores + (j - begin) * step;
       for (std::int64_t i = 0; i < count; ++i)
-        if (mask[i * step[2]] == 0) p[i] = -std::numeric_limits<T>::infinity();
+        if (mask[i * along[2]] == 0) p[i] = -std::numeric_limits<T>::infinity();
     }
   }
 
-  /// What dropout multiplies the weights of keys begin..end by: factors [keys, most].
-  void keep(std::int64_t begin, std::int64_t end, T* factors) const {
+  /// What dropout multiplies the weights of keys begin..end by, a row of `step` numbers a key;
+  /// those of queries that are not there are 0.
+  void keep(std::int64_t begin, std::int64_t end, T* factors, std::int64_t step) const {
     const auto threshold = static_cast<std::uint32_t>(rules.dropout * 0x1p32);
     const T scale = static_cast<T>(1 / (1 - rules.dropout));
     constexpr std::int64_t batch = 256;
@@ -110,12 +116,12 @@ struct QueryBlock {
         const auto skip = static_cast<std::int64_t>(at % 4);
         const std::int64_t n = std::min(batch - skip, end - k);
         for (std::int64_t j = 0; j < n; ++j)
-          factors[(k + j - begin) * most + i] = bits[skip + j] < threshold ? T(0) : scale;
+          factors[(k + j - begin) * step + i] = bits[skip + j] < threshold ? T(0) : scale;
         k += n;
       }
     }
-    for (std::int64_t k = begin; k < end; ++k)
-      std::fill(factors + (k - begin) * most + count, factors + (k - begin + 1) * most, T(0));
+    for (std::int64_t k = 0; k < end - begin; ++k)
+      std::fill(factors + k * step + count, factors + (k + 1) * step, T(0));
   }
 
  private:

@@ -84,7 +84,7 @@ UNROLL_FLATTEN void weigh(const QueryBlock<T>& block, std::int64_t begin, std::i
 template <class T>
 UNROLL_FLATTEN void drop(const QueryBlock<T>& block, std::int64_t begin, std::int64_t end,
                          const Forward<T>& m) {
-  block.keep(begin, end, m.factors);
+  block.keep(begin, end, m.factors, QueryBlock<T>::most);
   simd::for_lanes<T>((end - begin) * QueryBlock<T>::most,
                      [&](const auto& at) { at.store(m.scores, at(m.scores) * at(m.factors)); });
 }
@@ -164,6 +164,7 @@ void run_block(const QueryBlock<T>& block, const T* k, std::int64_t k_step, cons
 template <class T>
 void run(const AttentionRules& r, const AttentionInputs<T>& in, HeadRows<T> out, T* log_sums) {
   constexpr std::int64_t most = QueryBlock<T>::most;
+  if (r.queries <= 2) return attend_few(r, in, out, log_sums);
   const std::int64_t blocks = (r.queries + most - 1) / most, group = r.heads / r.kv_heads;
   // Enough pieces for many threads; each takes every so many blocks, so that causal ones, of which
   // the later cost more, come to the same.

@@ -40,6 +40,13 @@ void attend(const AttentionRules& rules, const AttentionInputs<float>& in, HeadR
 void attend(const AttentionRules& rules, const AttentionInputs<double>& in, HeadRows<double> out,
             double* log_sums);
 
+/// The same for a query or a few, as streaming has them, where tiles would stay nearly empty:
+/// vectors run along D. attend() comes here by itself.
+void attend_few(const AttentionRules& rules, const AttentionInputs<float>& in, HeadRows<float> out,
+                float* log_sums);
+void attend_few(const AttentionRules& rules, const AttentionInputs<double>& in,
+                HeadRows<double> out, double* log_sums);
+
 /// What attend() gave, and the gradient of its output.
 template <class T>
 struct AttentionResults {

@@ -11,7 +11,7 @@ namespace {
 // once. oneDNN spends longer on packing B than on the product.
 template <class T>
 UNROLL_FLATTEN void row_times_transposed(const Gemm& g, const T* a, const T* b, const T* bias,
-                                           T* c) {
+                                         T* c) {
   using L = simd::Lanes<T>;
   namespace hn = simd::hn;
   constexpr std::int64_t lanes = L::count, together = 4;
@@ -80,8 +80,9 @@ void cut_and_run(const Gemm& g, const T* a, const T* b, const T* bias, T* c) {
     });
     return;
   }
-  // Along the rows of the result: a piece of them is contiguous in C.
-  const std::int64_t step = round_up((g.m + pieces - 1) / pieces, 32);
+  // Along the rows of the result: a piece of them is contiguous in C. Each piece reads all of B, so
+  // that it must not be too thin.
+  const std::int64_t step = std::max<std::int64_t>(64, round_up((g.m + pieces - 1) / pieces, 32));
   const std::int64_t row_length = g.transpose_a ? g.m : g.k;
   parallel_for(g.m, step, work, [&](std::int64_t begin, std::int64_t end) {
     Gemm piece = g;

@@ -1,7 +1,6 @@
 #include <fmt/format.h>
 #include <unroll/layers/attention.h>
 #include <unroll/layers/positions.h>
-#include <unroll/ops/arithmetic.h>
 #include <unroll/ops/attention.h>
 #include <unroll/ops/index.h>
 #include <unroll/ops/layout.h>
@@ -12,26 +11,10 @@
 namespace unroll {
 namespace {
 
-// [B, 1, 1, T]: 1 for keys within a row's length.
-Tensor key_mask(const Tensor& lengths, std::int64_t batch, std::int64_t keys, DType dtype,
-                const Where& where) {
-  if (lengths.rank() != 1 || lengths.size(0) != batch)
-    fail("MultiHeadAttention",
-         fmt::format("lengths {} for a batch of {}", to_string(lengths), batch), where);
-  const Tensor counts = lengths.to(DType::i64);
-  Tensor mask = Tensor::empty({batch, 1, 1, keys}, dtype);
-  with_float("MultiHeadAttention", dtype, [&](auto zero) {
-    using T = decltype(zero);
-    for (std::int64_t b = 0; b < batch; ++b) {
-      const std::int64_t length = counts.data<std::int64_t>()[b];
-      if (length < 0 || length > keys)
-        fail("MultiHeadAttention",
-             fmt::format("length {} of row {} is not within 0 to {}", length, b, keys), where);
-      for (std::int64_t t = 0; t < keys; ++t)
-        mask.mutable_ptr<T>()[b * keys + t] = t < length ? T(1) : T(0);
-    }
-  });
-  return mask;
+// Keys and values as they are kept: the last 2E columns.
+Tensor keys_and_values(const Tensor& x, std::int64_t e) {
+  const std::int64_t width = x.size(2);
+  return width == 2 * e ? x : slice(x, 2, width - 2 * e, width);
 }
 
 }  // namespace
@@ -63,11 +46,14 @@ MultiHeadAttention::MultiHeadAttention(const MultiHeadAttentionOptions& options,
   if (options.dropout > 0) add("generator", generator_);
 }
 
-// [T, B, n E] -> [n, B, heads, T, D]
-Tensor MultiHeadAttention::heads(const Tensor& x, Where where) const {
-  const std::int64_t e = options_.embed_dim, h = options_.num_heads;
-  const Tensor apart = reshape(x, {x.size(0), x.size(1), x.size(2) / e, h, e / h}, where);
-  return permute(apart, {2, 1, 3, 0, 4}, where);
+// Rotates the first `count` times E columns of x [T, B, n E], head by head.
+Tensor MultiHeadAttention::rotated(const Tensor& x, std::int64_t count, std::int64_t past,
+                                   Where where) const {
+  const std::int64_t e = options_.embed_dim, h = options_.num_heads, end = count * e;
+  const Tensor apart =
+      reshape(slice(x, 2, 0, end), {x.size(0), x.size(1), count * h, e / h}, where);
+  const Tensor turned = reshape(rotary(apart, past, 0, where), {x.size(0), x.size(1), end}, where);
+  return x.size(2) == end ? turned : concat({turned, slice(x, 2, end, x.size(2))}, 2);
 }
 
 MultiHeadAttentionOutput MultiHeadAttention::operator()(const Tensor& input,
@@ -80,49 +66,39 @@ MultiHeadAttentionOutput MultiHeadAttention::operator()(const Tensor& input,
                                    &where, ""));
   const Tensor x = options_.batch_first ? transpose(input, 0, 1) : input;
   const Tensor bias = in_proj_bias.defined() ? Tensor(in_proj_bias) : Tensor();
-  Tensor q, k, v;
+  const std::int64_t past = call.cache.empty() ? 0 : call.cache[0].size(0);
+  // Queries are the first E columns of `from`, keys and values the last 2E of `kept`.
+  Tensor from, kept;
   if (!call.memory.defined()) {
-    const Tensor all = heads(linear(x, in_proj_weight, bias, where), where);
-    q = select(all, 0, 0);
-    k = select(all, 0, 1);
-    v = select(all, 0, 2);
+    from = linear(x, in_proj_weight, bias, where);
+    if (options_.rotary) from = rotated(from, 2, past, where);
+    kept = from;
   } else {
     const Tensor memory = options_.batch_first ? transpose(call.memory, 0, 1) : call.memory;
     const Tensor weight = in_proj_weight;
-    const auto bias_part = [&](std::int64_t begin, std::int64_t end) {
-      return bias.defined() ? slice(bias, 0, begin, end) : Tensor();
+    const auto project = [&](const Tensor& y, std::int64_t begin, std::int64_t end) {
+      const Tensor part = bias.defined() ? slice(bias, 0, begin, end) : Tensor();
+      const Tensor result = linear(y, slice(weight, 0, begin, end), part, where);
+      return options_.rotary ? rotated(result, 1, past, where) : result;
     };
-    q = select(heads(linear(x, slice(weight, 0, 0, e), bias_part(0, e), where), where), 0, 0);
-    const Tensor kv =
-        heads(linear(memory, slice(weight, 0, e, 3 * e), bias_part(e, 3 * e), where), where);
-    k = select(kv, 0, 0);
-    v = select(kv, 0, 1);
+    from = project(x, 0, e);
+    kept = project(memory, e, 3 * e);
   }
-  const std::int64_t past = call.cache.empty() ? 0 : call.cache[0].size(2);
-  if (options_.rotary) {
-    q = rotary(q, past, where);
-    k = rotary(k, past, where);
-  }
-  if (past > 0) {
-    k = concat({call.cache[0], k}, 2);
-    v = concat({call.cache[1], v}, 2);
-  }
-  Tensor mask = call.mask;
-  if (call.lengths.defined()) {
-    const Tensor keys = key_mask(call.lengths, k.size(0), k.size(2), x.dtype(), where);
-    mask = mask.defined() ? mask.to(x.dtype()) * keys : keys;
-  }
-  const AttentionOutput result = unroll::attention(q, k, v,
+  if (past > 0) kept = concat({keys_and_values(call.cache[0], e), keys_and_values(kept, e)}, 0);
+  const std::int64_t width = kept.size(2);
+  const AttentionOutput result = unroll::attention({from, 0, e}, {kept, width - 2 * e, e},
+                                                   {kept, width - e, e}, options_.num_heads,
                                                    {.causal = call.causal,
-                                                    .mask = mask,
+                                                    .lengths = call.lengths,
+                                                    .mask = call.mask,
                                                     .dropout = training() ? options_.dropout : 0.0,
-                                                    .generator = &generator_},
+                                                    .generator = &generator_,
+                                                    .need_weights = call.need_weights},
                                                    where);
-  // [B, heads, T, D] -> [T, B, E]
-  const Tensor joined = reshape(permute(result.output, {2, 0, 1, 3}, where), x.shape(), where);
-  Tensor output = out_proj(joined, where);
+  Tensor output = out_proj(result.output, where);
   if (options_.batch_first) output = transpose(output, 0, 1);
-  return {output, call.need_weights ? result.weights : Tensor(), {k, v}};
+  // While training, what hardly anybody reads is not worth a copy.
+  return {output, result.weights, {training() ? kept : keys_and_values(kept, e)}};
 }
 
 std::string MultiHeadAttention::describe() const {

@@ -20,7 +20,7 @@ struct AttentionCall {
   bool causal = false;
   Tensor lengths = {};  ///< [B] i64: keys behind a row's length are hidden
   Tensor mask = {};     ///< 1 where a key may be seen; broadcasts to [B, heads, T_q, T_k]
-  /// {keys, values} [B, heads, T, D] of earlier steps, for streaming; what comes back has x's too.
+  /// {what earlier steps gave back}, for streaming; what comes back has x's too.
   State cache = {};
   bool need_weights = false;
 };
@@ -28,8 +28,9 @@ struct AttentionCall {
 struct MultiHeadAttentionOutput {
   Tensor output;   ///< as x
   Tensor weights;  ///< [B, heads, T_q, T_k] where asked for
-  State
-      cache;  ///< keys and values, those of the cache first; only where a cache was passed or asked
+  /// {[T, B, 2E]}: keys beside values, those of the cache first. While training there may be
+  /// columns of no use before them.
+  State cache;
 };
 
 /// Vaswani et al., 2017, 3.2.2. Parameters have PyTorch's names: in_proj_weight [3E, E] (queries,
@@ -48,7 +49,7 @@ class MultiHeadAttention : public Module {
   std::string describe() const override;
 
  private:
-  Tensor heads(const Tensor& x, Where where) const;
+  Tensor rotated(const Tensor& x, std::int64_t count, std::int64_t past, Where where) const;
 
   MultiHeadAttentionOptions options_;
   Generator generator_;

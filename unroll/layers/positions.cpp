@@ -1,7 +1,7 @@
 #include <fmt/format.h>
 #include <unroll/layers/positions.h>
-#include <unroll/ops/arithmetic.h>
 #include <unroll/ops/index.h>
+#include <unroll/ops/pointwise.h>
 
 #include <cmath>
 
@@ -35,22 +35,32 @@ Tensor sinusoidal_positions(std::int64_t steps, std::int64_t size, std::int64_t 
   });
 }
 
-Tensor rotary(const Tensor& x, std::int64_t offset, Where where) {
+Tensor rotary(const Tensor& x, std::int64_t offset, int time_axis, Where where) {
   if (x.rank() < 2 || x.shape()[-1] % 2 != 0)
     throw ShapeError(error_message(
         "rotary", fmt::format("needs [..., T, D] with even D, got {}", to_string(x)), &where, ""));
-  const std::int64_t steps = x.shape()[-2], size = x.shape()[-1], half = size / 2;
+  const int axis = x.shape().axis_index(time_axis);
+  const std::int64_t steps = x.size(axis), half = x.shape()[-1] / 2;
   const auto angle = [&](std::int64_t t, std::int64_t i) {
-    return static_cast<double>(t + offset) * frequency(i % half, size);
+    return static_cast<double>(t + offset) * frequency(i, 2 * half);
   };
-  const Tensor cosine = table(steps, size, x.dtype(), [&](std::int64_t t, std::int64_t i) {
+  // [T, 1, ..., D/2], which broadcasts to half of x.
+  Shape shape{steps};
+  for (int i = axis + 1; i < x.rank(); ++i)
+    shape = shape.inserted(shape.rank(), i + 1 == x.rank() ? half : 1);
+  const Tensor cosine = table(steps, half, x.dtype(), [&](std::int64_t t, std::int64_t i) {
     return std::cos(angle(t, i));
   });
-  const Tensor sine = table(steps, size, x.dtype(), [&](std::int64_t t, std::int64_t i) {
-    return i < half ? -std::sin(angle(t, i)) : std::sin(angle(t, i));
-  });
-  const Tensor swapped = concat({slice(x, -1, half, size), slice(x, -1, 0, half)}, -1);
-  return x * cosine + swapped * sine;
+  const Tensor sine = table(steps, half, x.dtype(),
+                            [&](std::int64_t t, std::int64_t i) { return std::sin(angle(t, i)); });
+  const auto [left, right] = chunk<2>(x, where);
+  const auto [a, b] = pointwise(
+      {"rotary", where},
+      [](auto a, auto b, auto c, auto s) {
+        return std::tuple{a * c - b * s, b * c + a * s};
+      },
+      left, right, cosine.viewed(shape), sine.viewed(shape));
+  return concat({a, b}, -1, where);
 }
 
 LearnedPositions::LearnedPositions(std::int64_t max_length, std::int64_t size,

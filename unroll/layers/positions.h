@@ -9,9 +9,10 @@ namespace unroll {
 Tensor sinusoidal_positions(std::int64_t steps, std::int64_t size, std::int64_t offset = 0,
                             DType dtype = DType::f32);
 
-/// Rotates pairs of columns (i, i + D/2) of x [..., T, D] by their position's angle (Su et al.,
-/// "RoFormer", 2021). Throws ShapeError where D is odd.
-Tensor rotary(const Tensor& x, std::int64_t offset = 0, Where where = Where::current());
+/// Rotates pairs of columns (i, i + D/2) of x [..., T, ..., D], whose axis `time_axis` is time, by
+/// their position's angle (Su et al., "RoFormer", 2021). Throws ShapeError where D is odd.
+Tensor rotary(const Tensor& x, std::int64_t offset = 0, int time_axis = -2,
+              Where where = Where::current());
 
 /// A learned vector for each position up to max_length; weight [max_length, D] as in an Embedding.
 class LearnedPositions : public Module {

@@ -144,7 +144,7 @@ TransformerStack<Layer>::TransformerStack(const TransformerOptions& options, Gen
 template <class Layer>
 Output TransformerStack<Layer>::operator()(const Tensor& input, const TransformerCall& call,
                                            Where where) {
-  if (!call.cache.empty() && call.cache.size() != 2 * layers_.size())
+  if (!call.cache.empty() && call.cache.size() != layers_.size())
     fail("TransformerStack",
          fmt::format("a cache of {} tensors for {} layers", call.cache.size(), layers_.size()),
          where);
@@ -152,7 +152,7 @@ Output TransformerStack<Layer>::operator()(const Tensor& input, const Transforme
   if (batch_first_ && call.memory.defined()) one.memory = transpose(call.memory, 0, 1);
   Output result{batch_first_ ? transpose(input, 0, 1) : input, {}};
   for (std::size_t i = 0; i < layers_.size(); ++i) {
-    if (!call.cache.empty()) one.cache = {call.cache[2 * i], call.cache[2 * i + 1]};
+    if (!call.cache.empty()) one.cache = {call.cache[i]};
     Output next = (*layers_[i])(result.output, one, where);
     result.output = std::move(next.output);
     for (Tensor& tensor : next.state) result.state.push_back(std::move(tensor));

@@ -28,7 +28,7 @@ struct TransformerCall {
   Tensor lengths = {};         ///< [B] i64 of x
   Tensor memory = {};          ///< decoder: what the encoder gave
   Tensor memory_lengths = {};  ///< [B] i64 of memory
-  State cache = {};            ///< {k, v} per layer of earlier steps, for streaming
+  State cache = {};            ///< the state behind earlier steps, for streaming
 };
 
 /// What encoder and decoder layers share: self-attention, the feed-forward part, and the residual
@@ -46,7 +46,7 @@ class TransformerLayer : public Module {
   /// x + part(x), with the norm before the part or behind the sum.
   template <class Part>
   Tensor residual(const Tensor& x, LayerNorm& norm, const Part& part, Where where) const;
-  /// Self-attention within its residual; `cache` becomes {k, v} of all steps so far.
+  /// Self-attention within its residual; `cache` becomes the keys and values of all steps so far.
   Tensor attend(const Tensor& x, const TransformerCall& call, State& cache, Where where);
   /// The feed-forward part within its residual.
   Tensor feed_forward(const Tensor& x, LayerNorm& norm, Dropout& last, Where where);
@@ -61,7 +61,8 @@ class TransformerEncoderLayer : public TransformerLayer {
  public:
   explicit TransformerEncoderLayer(const TransformerOptions& options, GeneratorRef generator = {})
       : TransformerLayer(options, generator) {}
-  /// x [T, B, d_model] -> the same shape; the state is {k, v} of all steps so far.
+  /// x [T, B, d_model] -> the same shape; the state is the keys and values of all steps so far
+  /// (MultiHeadAttentionOutput).
   Output operator()(const Tensor& x, const TransformerCall& call = {},
                     Where where = Where::current());
   std::string describe() const override { return "TransformerEncoderLayer"; }
@@ -88,7 +89,7 @@ template <class Layer>
 class TransformerStack : public Module {
  public:
   explicit TransformerStack(const TransformerOptions& options, GeneratorRef generator = {});
-  /// As the layer; the state is {k, v} of layer 0, {k, v} of layer 1, ...
+  /// As the layer; the state is that of layer 0, of layer 1, ...
   Output operator()(const Tensor& x, const TransformerCall& call = {},
                     Where where = Where::current());
   std::string describe() const override { return "TransformerStack"; }

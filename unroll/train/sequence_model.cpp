@@ -115,7 +115,7 @@ class TransformerModel : public SequenceModel {
   }
   Tensor embed(const Tensor& x) override { return input_(x); }
   Output run(const Tensor& embedded, const State& state) override {
-    const std::int64_t steps = embedded.size(0), past = state.empty() ? 0 : state[0].size(2);
+    const std::int64_t steps = embedded.size(0), past = state.empty() ? 0 : state[0].size(0);
     Tensor x = embedded;
     if (positions_) x = x + unsqueeze((*positions_)(steps, past), 1);
     if (config_.positions == Positions::sinusoidal)

@@ -1,0 +1,246 @@
+#include <unroll/graph/threads.h>
+#include <unroll/ops/attention_block.h>
+
+namespace unroll::detail {
+namespace {
+
+constexpr double log2_e = 1.4426950408889634;
+
+/// Keys, values and their gradients, rows of whole vectors.
+template <class T>
+struct KeySide {
+  const T *k = nullptr, *v = nullptr;
+  T *dk = nullptr, *dv = nullptr;
+  std::int64_t k_step = 0, v_step = 0, dk_step = 0, dv_step = 0;
+};
+
+/// Memory of one block of queries.
+template <class T>
+struct Backward {
+  static constexpr std::int64_t most = QueryBlock<T>::most, tile = QueryBlock<T>::tile;
+  std::int64_t wide;       ///< D rounded up to whole vectors
+  T *q_turned, *g_turned;  ///< [D, most]: queries and gradients of results
+  T *q, *g;                ///< [most, wide]: the same
+  T* dq;                   ///< [D, most]
+  T *weights, *scores;     ///< [tile, most]: weights, and gradients of scores
+  T* factors;              ///< [tile, most], of dropout
+  T *log_sums, *dots;      ///< [most]: of a query, and the product of its result and gradient
+
+  static std::int64_t rounded(std::int64_t size) {
+    constexpr std::int64_t lanes = QueryBlock<T>::lanes;
+    return (size + lanes - 1) / lanes * lanes;
+  }
+  static std::int64_t elements(std::int64_t size) {
+    return (3 * size + 2 * rounded(size) + 3 * tile + 2) * most;
+  }
+  Backward(TileScratch<T>& scratch, std::int64_t size)
+      : wide(rounded(size)),
+        q_turned(scratch.take(size * most)),
+        g_turned(scratch.take(size * most)),
+        q(scratch.take(most * wide)),
+        g(scratch.take(most * wide)),
+        dq(scratch.take(size * most)),
+        weights(scratch.take(tile * most)),
+        scores(scratch.take(tile * most)),
+        factors(scratch.take(tile * most)),
+        log_sums(scratch.take(most)),
+        dots(scratch.take(most)) {}
+};
+
+template <class T>
+UNROLL_FLATTEN void start(const QueryBlock<T>& block, const AttentionResults<T>& results,
+                          const Backward<T>& m) {
+  using L = simd::Lanes<T>;
+  constexpr std::int64_t most = QueryBlock<T>::most;
+  const AttentionRules& r = block.rules;
+  const std::int64_t size = r.size, n = block.count;
+  const auto rows = [&](const HeadRows<const T>& x) {
+    return x.at(block.b, block.h) + block.first * x.time;
+  };
+  const HeadRows<const T>&q = block.in.q, &g = results.grad, &out = results.out;
+  if (n < most) {
+    std::fill_n(m.q_turned, size * most, T(0));
+    std::fill_n(m.g_turned, size * most, T(0));
+  }
+  // Rows far apart are read once.
+  pack_rows(n, size, rows(q), q.time, static_cast<T>(r.scale), m.q, m.wide);
+  pack_rows(n, size, rows(g), g.time, T(1), m.g, m.wide);
+  const L scale(log2_e);
+  turn(n, size, m.q, m.wide, m.q_turned, most, [&](const auto&, L x) { return x * scale; });
+  turn(n, size, m.g, m.wide, m.g_turned, most, [&](const auto&, L x) { return x; });
+  std::fill(m.q + n * m.wide, m.q + most * m.wide, T(0));
+  std::fill(m.g + n * m.wide, m.g + most * m.wide, T(0));
+  std::fill_n(m.dq, size * most, T(0));
+  // No weights and no gradients where there is no query.
+  std::fill_n(m.log_sums, most, std::numeric_limits<T>::max());
+  std::fill_n(m.dots, most, T(0));
+  std::copy_n(results.log_sums + (block.b * r.heads + block.h) * r.queries + block.first, n,
+              m.log_sums);
+  for (std::int64_t i = 0; i < n; ++i) {
+    const T *a = rows(out) + i * out.time, *b = m.g + i * m.wide;
+    L sum(0);
+    simd::for_lanes<T>(size, [&](const auto& at) { sum = sum + at(a) * at(b); });
+    m.dots[i] = simd::hn::GetLane(simd::hn::SumOfLanes(simd::Tag<T>(), sum.v));
+  }
+}
+
+/// From scores and gradients of weights to weights and gradients of scores.
+template <class T>
+UNROLL_FLATTEN void derive(const QueryBlock<T>& block, std::int64_t begin, std::int64_t end,
+                           const Backward<T>& m) {
+  using L = simd::Lanes<T>;
+  constexpr std::int64_t lanes = L::count, most = QueryBlock<T>::most;
+  const bool drops = block.rules.dropout > 0;
+  if (drops) block.keep(begin, end, m.factors, QueryBlock<T>::most);
+  block.for_strips(begin, end, [&](const KeyStrip& strip) {
+    const std::int64_t row = (strip.begin - begin) * most;
+    block.hide(strip, m.weights + row);
+    for (std::int64_t v = strip.first; v < strip.last; ++v) {
+      const L log_sum = L::load(m.log_sums + v * lanes), dot = L::load(m.dots + v * lanes);
+      for (std::int64_t j = 0; j < strip.end - strip.begin; ++j) {
+        const std::int64_t at = row + j * most + v * lanes;
+        const L weight = power_of_two<T>(L::load(m.weights + at) - log_sum);
+        const L grad = L::load(m.scores + at);
+        if (drops) {
+          const L factor = L::load(m.factors + at);
+          (weight * factor).store(m.weights + at);
+          (weight * (grad * factor - dot)).store(m.scores + at);
+        } else {
+          weight.store(m.weights + at);
+          (weight * (grad - dot)).store(m.scores + at);
+        }
+      }
+    }
+  });
+}
+
+template <class T>
+UNROLL_FLATTEN void finish(const QueryBlock<T>& block, const Backward<T>& m,
+                           const HeadRows<T>& dq) {
+  const simd::Lanes<T> scale(block.rules.scale);
+  turn(block.rules.size, block.count, m.dq, QueryBlock<T>::most, m.q, m.wide,
+       [&](const auto&, simd::Lanes<T> x) { return x * scale; });
+  block.write_rows(m.q, m.wide, dq);
+}
+
+template <class T>
+void run_block(const QueryBlock<T>& block, const AttentionResults<T>& results,
+               const KeySide<T>& side, const Backward<T>& m, const HeadRows<T>& dq) {
+  constexpr std::int64_t lanes = QueryBlock<T>::lanes, most = QueryBlock<T>::most;
+  const std::int64_t size = block.rules.size;
+  start(block, results, m);
+  block.for_tiles([&](std::int64_t begin, std::int64_t end) {
+    block.for_strips(begin, end, [&](const KeyStrip& s) {
+      const std::int64_t at = (s.begin - begin) * most + s.first * lanes;
+      TileProduct<T> product{.rows = s.end - s.begin,
+                             .depth = size,
+                             .vectors = s.last - s.first,
+                             .a = side.k + s.begin * side.k_step,
+                             .a_step = side.k_step,
+                             .b = m.q_turned + s.first * lanes,
+                             .b_step = most,
+                             .c = m.weights + at,
+                             .c_step = most};
+      multiply(product);
+      product.a = side.v + s.begin * side.v_step;
+      product.a_step = side.v_step;
+      product.b = m.g_turned + s.first * lanes;
+      product.c = m.scores + at;
+      multiply(product);
+    });
+    derive(block, begin, end, m);
+    block.for_strips(begin, end, [&](const KeyStrip& s) {
+      const std::int64_t at = (s.begin - begin) * most + s.first * lanes;
+      TileProduct<T> product{.rows = s.end - s.begin,
+                             .depth = (s.last - s.first) * lanes,
+                             .vectors = m.wide / lanes,
+                             .a = m.weights + at,
+                             .a_step = most,
+                             .b = m.g + s.first * lanes * m.wide,
+                             .b_step = m.wide,
+                             .c = side.dv + s.begin * side.dv_step,
+                             .c_step = side.dv_step,
+                             .add = true};
+      multiply(product);
+      product.a = m.scores + at;
+      product.b = m.q + s.first * lanes * m.wide;
+      product.c = side.dk + s.begin * side.dk_step;
+      product.c_step = side.dk_step;
+      multiply(product);
+      multiply<T>({.rows = size,
+                   .depth = s.end - s.begin,
+                   .vectors = s.last - s.first,
+                   .a = side.k + s.begin * side.k_step,
+                   .a_step = side.k_step,
+                   .across = true,
+                   .b = m.scores + at,
+                   .b_step = most,
+                   .c = m.dq + s.first * lanes,
+                   .c_step = most,
+                   .add = true});
+    });
+  });
+  finish(block, m, dq);
+}
+
+template <class T>
+void run(const AttentionRules& r, const AttentionInputs<T>& in, const AttentionResults<T>& results,
+         const AttentionGrads<T>& grads) {
+  constexpr std::int64_t most = QueryBlock<T>::most;
+  const std::int64_t blocks = (r.queries + most - 1) / most, group = r.heads / r.kv_heads;
+  const double work =
+      static_cast<double>(r.batch * r.heads * r.queries * r.keys) * static_cast<double>(r.size) / 3;
+  // The gradients of a key-value head grow from block to block: one piece has them all.
+  parallel_for(r.batch * r.kv_heads, 1, work, [&](std::int64_t pair, std::int64_t) {
+    const std::int64_t b = pair / r.kv_heads, kv = pair % r.kv_heads;
+    const std::int64_t wide = Backward<T>::rounded(r.size), all = r.keys * wide;
+    // Rows that are apart, or no whole vectors, are worked on in a copy.
+    const auto apart = [&](std::int64_t step) { return step != r.size || wide != r.size; };
+    const bool copies[] = {apart(in.k.time), apart(in.v.time), apart(grads.k.time),
+                           apart(grads.v.time)};
+    TileScratch<T> scratch(Backward<T>::elements(r.size) +
+                           std::count(std::begin(copies), std::end(copies), true) * all);
+    const Backward<T> memory(scratch, r.size);
+    KeySide<T> side{in.k.at(b, kv), in.v.at(b, kv), grads.k.at(b, kv), grads.v.at(b, kv),
+                    in.k.time,      in.v.time,      grads.k.time,      grads.v.time};
+    const auto copy = [&](const T*& rows, std::int64_t& step) {
+      T* to = scratch.take(all);
+      pack_rows(r.keys, r.size, rows, step, T(1), to, wide);
+      rows = to, step = wide;
+    };
+    const auto instead = [&](T*& rows, std::int64_t& step) {
+      rows = scratch.take(all), step = wide;
+    };
+    if (copies[0]) copy(side.k, side.k_step);
+    if (copies[1]) copy(side.v, side.v_step);
+    if (copies[2]) instead(side.dk, side.dk_step);
+    if (copies[3]) instead(side.dv, side.dv_step);
+    std::fill_n(side.dk, all, T(0));
+    std::fill_n(side.dv, all, T(0));
+    for (std::int64_t g = 0; g < group; ++g)
+      for (std::int64_t i = 0; i < blocks; ++i)
+        run_block(
+            QueryBlock<T>{r, in, b, kv * group + g, i * most, std::min(most, r.queries - i * most)},
+            results, side, memory, grads.q);
+    const auto write = [&](const T* rows, const HeadRows<T>& to) {
+      for (std::int64_t t = 0; t < r.keys; ++t)
+        std::copy_n(rows + t * wide, r.size, to.at(b, kv) + t * to.time);
+    };
+    if (copies[2]) write(side.dk, grads.k);
+    if (copies[3]) write(side.dv, grads.v);
+  });
+}
+
+}  // namespace
+
+void attend_backward(const AttentionRules& rules, const AttentionInputs<float>& in,
+                     const AttentionResults<float>& results, const AttentionGrads<float>& grads) {
+  run(rules, in, results, grads);
+}
+
+void attend_backward(const AttentionRules& rules, const AttentionInputs<double>& in,
+                     const AttentionResults<double>& results, const AttentionGrads<double>& grads) {
+  run(rules, in, results, grads);
+}
+
+}  // namespace unroll::detail

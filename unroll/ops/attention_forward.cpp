@@ -1,0 +1,209 @@
+#include <unroll/graph/threads.h>
+#include <unroll/ops/attention_block.h>
+
+namespace unroll::detail {
+namespace {
+
+constexpr double log2_e = 1.4426950408889634;
+
+/// Memory of one block of queries.
+template <class T>
+struct Forward {
+  static constexpr std::int64_t most = QueryBlock<T>::most, tile = QueryBlock<T>::tile;
+  T *q, *out;    ///< [D, most]: queries and results, turned
+  T* scores;     ///< [tile, most], then weights
+  T* factors;    ///< [tile, most], of dropout
+  T *top, *sum;  ///< [most]: the largest score so far, and the sum of powers
+  static std::int64_t elements(std::int64_t size) { return (2 * size + 2 * tile + 2) * most; }
+  Forward(TileScratch<T>& scratch, std::int64_t size)
+      : q(scratch.take(size * most)),
+        out(scratch.take(size * most)),
+        scores(scratch.take(tile * most)),
+        factors(scratch.take(tile * most)),
+        top(scratch.take(most)),
+        sum(scratch.take(most)) {}
+};
+
+/// Scores become powers of two below the largest one so far, to which earlier results adapt.
+template <class T>
+UNROLL_FLATTEN void weigh(const QueryBlock<T>& block, std::int64_t begin, std::int64_t end,
+                          const Forward<T>& m) {
+  using L = simd::Lanes<T>;
+  namespace hn = simd::hn;
+  constexpr std::int64_t lanes = L::count, most = QueryBlock<T>::most;
+  constexpr T infinity = std::numeric_limits<T>::infinity();
+  T top[most], sum[most];
+  std::copy_n(m.top, most, top);
+  block.for_strips(begin, end, [&](const KeyStrip& strip) {
+    T* rows = m.scores + (strip.begin - begin) * most;
+    block.hide(strip, rows);
+    const std::int64_t keys = strip.end - strip.begin;
+    for (std::int64_t v = strip.first; v < strip.last; ++v) {
+      L a = L::load(top + v * lanes), b = a;
+      std::int64_t j = 0;
+      for (; j + 2 <= keys; j += 2) {
+        a = hn::Max(a.v, L::load(rows + j * most + v * lanes).v);
+        b = hn::Max(b.v, L::load(rows + (j + 1) * most + v * lanes).v);
+      }
+      if (j < keys) a = hn::Max(a.v, L::load(rows + j * most + v * lanes).v);
+      L(hn::Max(a.v, b.v)).store(top + v * lanes);
+    }
+  });
+  for (std::int64_t v = 0; v < block.vectors(); ++v) {
+    const L before = L::load(m.top + v * lanes), now = L::load(top + v * lanes);
+    now.store(m.top + v * lanes);
+    // Nothing visible yet: 0 instead of a difference of infinities.
+    const L shift = where<T>(now == L(-infinity), L(0), now);
+    shift.store(top + v * lanes);
+    const L factor = power_of_two<T>(before - shift);
+    (L::load(m.sum + v * lanes) * factor).store(sum + v * lanes);
+    if (hn::AllTrue(simd::Tag<T>(), before == now)) continue;
+    for (std::int64_t i = 0; i < block.rules.size; ++i) {
+      T* p = m.out + i * most + v * lanes;
+      (L::load(p) * factor).store(p);
+    }
+  }
+  block.for_strips(begin, end, [&](const KeyStrip& strip) {
+    T* rows = m.scores + (strip.begin - begin) * most;
+    for (std::int64_t v = strip.first; v < strip.last; ++v) {
+      const L shift = L::load(top + v * lanes);
+      L total = L::load(sum + v * lanes);
+      for (std::int64_t j = 0; j < strip.end - strip.begin; ++j) {
+        T* p = rows + j * most + v * lanes;
+        const L weight = power_of_two<T>(L::load(p) - shift);
+        weight.store(p);
+        total = total + weight;
+      }
+      total.store(sum + v * lanes);
+    }
+  });
+  std::copy_n(sum, most, m.sum);
+}
+
+/// Multiplies the weights of a tile by what dropout leaves.
+template <class T>
+UNROLL_FLATTEN void drop(const QueryBlock<T>& block, std::int64_t begin, std::int64_t end,
+                         const Forward<T>& m) {
+  block.keep(begin, end, m.factors, QueryBlock<T>::most);
+  simd::for_lanes<T>((end - begin) * QueryBlock<T>::most,
+                     [&](const auto& at) { at.store(m.scores, at(m.scores) * at(m.factors)); });
+}
+
+template <class T>
+UNROLL_FLATTEN void start(const QueryBlock<T>& block, const Forward<T>& m) {
+  constexpr std::int64_t most = QueryBlock<T>::most;
+  const HeadRows<const T>& q = block.in.q;
+  const std::int64_t size = block.rules.size;
+  if (block.count < most) std::fill_n(m.q, size * most, T(0));
+  // Scores count powers of two.
+  const simd::Lanes<T> scale(block.rules.scale * log2_e);
+  turn(block.count, size, q.at(block.b, block.h) + block.first * q.time, q.time, m.q, most,
+       [&](const auto&, simd::Lanes<T> x) { return x * scale; });
+  std::fill_n(m.out, size * most, T(0));
+  std::fill_n(m.top, most, -std::numeric_limits<T>::infinity());
+  std::fill_n(m.sum, most, T(0));
+}
+
+template <class T>
+UNROLL_FLATTEN void finish(const QueryBlock<T>& block, const Forward<T>& m, const HeadRows<T>& out,
+                           T* log_sums) {
+  using L = simd::Lanes<T>;
+  constexpr std::int64_t most = QueryBlock<T>::most;
+  T inverse[most], logs[most];
+  simd::for_lanes<T>(most, [&](const auto& at) {
+    const L sum = at(m.sum);
+    at.store(inverse, where<T>(sum == L(0), L(0), L(1) / sum));
+    at.store(logs, where<T>(sum == L(0), L(std::numeric_limits<T>::max()),
+                            at(m.top) + log(sum) * L(log2_e)));
+  });
+  const AttentionRules& r = block.rules;
+  std::copy_n(logs, block.count,
+              log_sums + (block.b * r.heads + block.h) * r.queries + block.first);
+  turn(r.size, block.count, m.out, most, m.q, r.size,
+       [&](const auto& at, L x) { return x * at(inverse); });
+  block.write_rows(m.q, r.size, out);
+}
+
+template <class T>
+void run_block(const QueryBlock<T>& block, const T* k, std::int64_t k_step, const T* v,
+               std::int64_t v_step, const Forward<T>& m, const HeadRows<T>& out, T* log_sums) {
+  constexpr std::int64_t lanes = QueryBlock<T>::lanes, most = QueryBlock<T>::most;
+  const std::int64_t size = block.rules.size;
+  start(block, m);
+  block.for_tiles([&](std::int64_t begin, std::int64_t end) {
+    block.for_strips(begin, end, [&](const KeyStrip& s) {
+      multiply<T>({.rows = s.end - s.begin,
+                   .depth = size,
+                   .vectors = s.last - s.first,
+                   .a = k + s.begin * k_step,
+                   .a_step = k_step,
+                   .b = m.q + s.first * lanes,
+                   .b_step = most,
+                   .c = m.scores + (s.begin - begin) * most + s.first * lanes,
+                   .c_step = most});
+    });
+    weigh(block, begin, end, m);
+    if (block.rules.dropout > 0) drop(block, begin, end, m);
+    block.for_strips(begin, end, [&](const KeyStrip& s) {
+      multiply<T>({.rows = size,
+                   .depth = s.end - s.begin,
+                   .vectors = s.last - s.first,
+                   .a = v + s.begin * v_step,
+                   .a_step = v_step,
+                   .across = true,
+                   .b = m.scores + (s.begin - begin) * most + s.first * lanes,
+                   .b_step = most,
+                   .c = m.out + s.first * lanes,
+                   .c_step = most,
+                   .add = true});
+    });
+  });
+  finish(block, m, out, log_sums);
+}
+
+template <class T>
+void run(const AttentionRules& r, const AttentionInputs<T>& in, HeadRows<T> out, T* log_sums) {
+  constexpr std::int64_t most = QueryBlock<T>::most;
+  if (r.queries <= 2) return attend_few(r, in, out, log_sums);
+  const std::int64_t blocks = (r.queries + most - 1) / most, group = r.heads / r.kv_heads;
+  // Enough pieces for many threads; each takes every so many blocks, so that causal ones, of which
+  // the later cost more, come to the same.
+  const std::int64_t pairs = r.batch * r.kv_heads;
+  const std::int64_t pieces = std::min(blocks, std::max<std::int64_t>(1, 16 / pairs));
+  const double work =
+      static_cast<double>(r.batch * r.heads * r.queries * r.keys) * static_cast<double>(r.size) / 8;
+  // Rows far apart fall into few sets of the caches: those used again and again are put together.
+  const bool packs = blocks * group > 1 && (in.k.time != r.size || in.v.time != r.size);
+  parallel_for(pairs * pieces, 1, work, [&](std::int64_t item, std::int64_t) {
+    const std::int64_t pair = item / pieces, b = pair / r.kv_heads, kv = pair % r.kv_heads;
+    TileScratch<T> scratch(Forward<T>::elements(r.size) + (packs ? 2 * r.keys * r.size : 0));
+    const Forward<T> memory(scratch, r.size);
+    const T *k = in.k.at(b, kv), *v = in.v.at(b, kv);
+    std::int64_t k_step = in.k.time, v_step = in.v.time;
+    if (packs) {
+      T *keys = scratch.take(r.keys * r.size), *values = scratch.take(r.keys * r.size);
+      pack_rows(r.keys, r.size, k, k_step, T(1), keys, r.size);
+      pack_rows(r.keys, r.size, v, v_step, T(1), values, r.size);
+      k = keys, v = values, k_step = v_step = r.size;
+    }
+    for (std::int64_t g = 0; g < group; ++g)
+      for (std::int64_t i = item % pieces; i < blocks; i += pieces)
+        run_block(
+            QueryBlock<T>{r, in, b, kv * group + g, i * most, std::min(most, r.queries - i * most)},
+            k, k_step, v, v_step, memory, out, log_sums);
+  });
+}
+
+}  // namespace
+
+void attend(const AttentionRules& rules, const AttentionInputs<float>& in, HeadRows<float> out,
+            float* log_sums) {
+  run(rules, in, out, log_sums);
+}
+
+void attend(const AttentionRules& rules, const AttentionInputs<double>& in, HeadRows<double> out,
+            double* log_sums) {
+  run(rules, in, out, log_sums);
+}
+
+}  // namespace unroll::detail

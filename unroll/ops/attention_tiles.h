@@ -1,0 +1,175 @@
+#pragma once
+
+// What tiled attention is made of: products of tiles that lie in the caches, a power of two, and
+// turning rows into columns.
+
+#include <unroll/ops/lane_loops.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+
+namespace unroll::detail {
+
+/// C (+)= A B. A [rows, depth] is read element by element: row-major, or, where `across`, from its
+/// transpose [depth, rows]. B and C are rows of whole vectors.
+template <class T>
+struct TileProduct {
+  std::int64_t rows = 0, depth = 0;
+  std::int64_t vectors = 0;  ///< of a row of B and C
+  const T* a = nullptr;
+  std::int64_t a_step = 0;  ///< elements from one row of A (as it lies in memory) to the next
+  bool across = false;
+  const T* b = nullptr;
+  std::int64_t b_step = 0;
+  T* c = nullptr;
+  std::int64_t c_step = 0;
+  bool add = false;  ///< to what C holds
+};
+
+/// Sums of `Rows` rows and `Vectors` vectors in registers, for which each vector of B is read once.
+template <class T, int Rows, int Vectors, bool Across>
+inline void tile_block(const TileProduct<T>& p, const T* a, const T* b, T* c) {
+  namespace hn = simd::hn;
+  constexpr std::int64_t lanes = simd::Lanes<T>::count;
+  const simd::Tag<T> d;
+  hn::Vec<simd::Tag<T>> sum[Rows][Vectors];
+  for (int r = 0; r < Rows; ++r)
+    for (int v = 0; v < Vectors; ++v)
+      sum[r][v] = p.add ? hn::LoadU(d, c + r * p.c_step + v * lanes) : hn::Zero(d);
+  const std::int64_t row = Across ? 1 : p.a_step, next = Across ? p.a_step : 1, b_step = p.b_step;
+  for (std::int64_t k = p.depth; k > 0; --k) {
+    hn::Vec<simd::Tag<T>> right[Vectors];
+    for (int v = 0; v < Vectors; ++v) right[v] = hn::LoadU(d, b + v * lanes);
+    for (int r = 0; r < Rows; ++r) {
+      const auto left = hn::Set(d, a[r * row]);
+      for (int v = 0; v < Vectors; ++v) sum[r][v] = hn::MulAdd(left, right[v], sum[r][v]);
+    }
+    a += next;
+    b += b_step;
+  }
+  for (int r = 0; r < Rows; ++r)
+    for (int v = 0; v < Vectors; ++v) hn::StoreU(sum[r][v], d, c + r * p.c_step + v * lanes);
+}
+
+/// All rows of a product as wide as one block. Out of line: pointers and sizes alone go in.
+template <class T, int Vectors, bool Across>
+[[gnu::noinline]] UNROLL_FLATTEN void tile_panel(const TileProduct<T>& p, std::int64_t column) {
+  // As many sums as registers hold beside what they are made from, and enough of them that an
+  // addition need not wait for the one before.
+  constexpr int most = Vectors >= 4 ? 6 : 8;
+  const T* a = p.a;
+  const T* b = p.b + column;
+  T* c = p.c + column;
+  std::int64_t left = p.rows;
+  const auto run = [&]<int Rows>(std::integral_constant<int, Rows>) {
+    for (; left >= Rows; left -= Rows) {
+      tile_block<T, Rows, Vectors, Across>(p, a, b, c);
+      a += Across ? Rows : Rows * p.a_step;
+      c += Rows * p.c_step;
+    }
+  };
+  run(std::integral_constant<int, most>());
+  run(std::integral_constant<int, 4>());
+  run(std::integral_constant<int, 2>());
+  run(std::integral_constant<int, 1>());
+}
+
+template <class T>
+void multiply(const TileProduct<T>& p) {
+  constexpr std::int64_t lanes = simd::Lanes<T>::count;
+  // 512-bit vectors come with 32 registers, narrower ones perhaps with 16.
+  constexpr std::int64_t most = sizeof(simd::Lanes<T>) >= 64 ? 4 : 2;
+  for (std::int64_t v = 0; v < p.vectors; v += most) {
+    const std::int64_t wide = std::min(most, p.vectors - v), column = v * lanes;
+    if (wide == 1)
+      p.across ? tile_panel<T, 1, true>(p, column) : tile_panel<T, 1, false>(p, column);
+    if (wide == 2)
+      p.across ? tile_panel<T, 2, true>(p, column) : tile_panel<T, 2, false>(p, column);
+    if constexpr (most > 2) {
+      if (wide == 3)
+        p.across ? tile_panel<T, 3, true>(p, column) : tile_panel<T, 3, false>(p, column);
+      if (wide == 4)
+        p.across ? tile_panel<T, 4, true>(p, column) : tile_panel<T, 4, false>(p, column);
+    }
+  }
+}
+
+/// 2^x for x up to about 100, to a unit in the last place or two; 0 where the result would be
+/// denormal. A NaN stays one.
+template <class T>
+simd::Lanes<T> power_of_two(simd::Lanes<T> x) {
+  namespace hn = simd::hn;
+  using L = simd::Lanes<T>;
+  constexpr bool wide = std::is_same_v<T, double>;
+  // Adding 1.5 * 2^(bits of the fraction) rounds to an integer, which then stands in the low bits.
+  const L magic(wide ? 0x1.8p52 : 0x1.8p23);
+  const L shifted = x + magic, f = x - (shifted - magic);
+  // Interpolates 2^f at Chebyshev's points of [-0.5, 0.5].
+  constexpr auto coefficients = [] {
+    if constexpr (wide)
+      return std::array{4.4558179083360645e-10, 7.0741942972885211e-09, 1.0178057087733941e-07,
+                        1.3215432535912375e-06, 1.5252733841556773e-05, 1.5403530463724353e-04,
+                        1.3333558146406471e-03, 9.6181291075872564e-03, 5.5504108664821625e-02,
+                        2.4022650695910158e-01, 6.9314718055994529e-01, 1.0};
+    else
+      return std::array{1.3390863364671234e-03f, 9.6760319183220537e-03f, 5.5503571142190782e-02f,
+                        2.4022107485308339e-01f, 6.9314718802622877e-01f, 1.0000000754548972f};
+  }();
+  L p(coefficients[0]);
+  for (std::size_t i = 1; i < coefficients.size(); ++i)
+    p = hn::MulAdd(p.v, f.v, L(coefficients[i]).v);
+  const hn::RebindToSigned<simd::Tag<T>> bits;
+  const L result = hn::BitCast(
+      simd::Tag<T>(), hn::Add(hn::BitCast(bits, p.v),
+                              hn::ShiftLeft < wide ? 52 : 23 > (hn::BitCast(bits, shifted.v))));
+  return where<T>(x < L(wide ? -1021 : -125), L(0), result);
+}
+
+/// to[j * to_step + i] = f(from[i * from_step + j]) for `rows` i and `columns` j. f(at, x) takes a
+/// vector x of columns, or one; at(p) reads p at these columns.
+template <class T, class F>
+void turn(std::int64_t rows, std::int64_t columns, const T* from, std::int64_t from_step, T* to,
+          std::int64_t to_step, const F& f) {
+  namespace hn = simd::hn;
+  constexpr std::int64_t lanes = simd::Lanes<T>::count;
+  const auto one = [&](std::int64_t i, std::int64_t j) {
+    const simd::Rest<T> at{j, 1};
+    to[j * to_step + i] = hn::GetLane(f(at, at(from + i * from_step)).v);
+  };
+  std::int64_t row = 0;
+  if constexpr (sizeof(T) == 4 && lanes >= 4) {
+    // Four rows at a time: within each 128 bits, a 4 x 4 square is turned by interleaving.
+    const simd::Tag<T> d;
+    const hn::Repartition<double, simd::Tag<T>> pairs;
+    for (; row + 4 <= rows; row += 4) {
+      const T* p = from + row * from_step;
+      T* q = to + row;
+      std::int64_t column = 0;
+      for (; column + lanes <= columns; column += lanes) {
+        const auto load = [&](std::int64_t r) {
+          return f(simd::Whole<T>{column}, simd::Lanes<T>::load(p + r * from_step + column)).v;
+        };
+        const auto a = load(0), b = load(1), e = load(2), g = load(3);
+        const auto low = hn::BitCast(pairs, hn::InterleaveLower(d, a, b)),
+                   low2 = hn::BitCast(pairs, hn::InterleaveLower(d, e, g)),
+                   high = hn::BitCast(pairs, hn::InterleaveUpper(d, a, b)),
+                   high2 = hn::BitCast(pairs, hn::InterleaveUpper(d, e, g));
+        alignas(64) T turned[4][lanes];
+        hn::Store(hn::BitCast(d, hn::InterleaveLower(pairs, low, low2)), d, turned[0]);
+        hn::Store(hn::BitCast(d, hn::InterleaveUpper(pairs, low, low2)), d, turned[1]);
+        hn::Store(hn::BitCast(d, hn::InterleaveLower(pairs, high, high2)), d, turned[2]);
+        hn::Store(hn::BitCast(d, hn::InterleaveUpper(pairs, high, high2)), d, turned[3]);
+        const hn::CappedTag<T, 4> four;
+        for (std::int64_t j = 0; j < lanes; ++j)
+          hn::StoreU(hn::Load(four, turned[j % 4] + j / 4 * 4), four, q + (column + j) * to_step);
+      }
+      for (; column < columns; ++column)
+        for (std::int64_t r = 0; r < 4; ++r) one(row + r, column);
+    }
+  }
+  for (; row < rows; ++row)
+    for (std::int64_t column = 0; column < columns; ++column) one(row, column);
+}
+
+}  // namespace unroll::detail

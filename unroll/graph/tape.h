@@ -117,6 +117,9 @@ class Tape {
   void record(const Op& op, Args inputs, std::span<Tensor> outputs, const Where& where);
   Tensor leaf(const std::shared_ptr<ParameterState>& parameter);
   bool checks_numbers() const { return options_.check_numbers; }
+  /// A program is made of it: what its walk back records is not differentiated again, so that a
+  /// vjp need not be.
+  bool traces() const { return options_.trace; }
 
  private:
   friend class NoGrad;

@@ -62,6 +62,7 @@ class Tensor {
   static Tensor abstract(const Shape& shape, DType dtype);
   /// Memory of somebody else, who keeps it longer than this tensor and its copies live.
   static Tensor borrowed(std::byte* data, const Spec& spec);
+  bool borrows() const { return buffer_ == nullptr && data_ != nullptr; }
   /// A copy of `values`, which must be as many as `shape` has elements.
   template <class T>
   static Tensor from(std::span<const T> values, const Shape& shape);

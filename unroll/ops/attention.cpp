@@ -217,7 +217,7 @@ struct Attention : OpRecord<Attention> {
   void vjp(Vjp& v) const override {
     if (!v.grads[0].defined()) return;
     // Gradients of gradients are taken of the plain form.
-    if (Tape::current() != nullptr) return plain_vjp(v);
+    if (const Tape* tape = Tape::current(); tape != nullptr && !tape->traces()) return plain_vjp(v);
     std::array<const Tensor*, 8> args;
     std::size_t count = 0;
     for (std::size_t i = 0; i < v.inputs.size(); ++i) args[count++] = &v.inputs[i];

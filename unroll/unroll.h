@@ -2,6 +2,7 @@
 
 // Everything that a program needs to define, train and run sequence models.
 #include <unroll/graph/gradient_check.h>
+#include <unroll/graph/program.h>
 #include <unroll/graph/tape.h>
 #include <unroll/graph/threads.h>
 #include <unroll/io/csv.h>

@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 
 namespace unroll {
 
@@ -22,6 +23,8 @@ class Parameter {
  public:
   Parameter() = default;
   explicit Parameter(const Tensor& initial);
+  /// Another handle on the parameter behind this state.
+  explicit Parameter(std::shared_ptr<ParameterState> state) : state_(std::move(state)) {}
 
   bool defined() const { return state_ != nullptr; }
   /// The value as a constant.

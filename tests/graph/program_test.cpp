@@ -1,0 +1,229 @@
+#include <unroll/graph/memory_plan.h>
+#include <unroll/graph/program.h>
+#include <unroll/layers/dropout.h>
+#include <unroll/layers/linear.h>
+#include <unroll/layers/recurrent.h>
+#include <unroll/layers/transformer.h>
+#include <unroll/ops/arithmetic.h>
+#include <unroll/ops/dropout.h>
+#include <unroll/ops/index.h>
+#include <unroll/ops/layout.h>
+#include <unroll/ops/loss.h>
+#include <unroll/ops/matmul.h>
+#include <unroll/ops/reduce.h>
+
+#include "../catch.h"
+#include "../tensors.h"
+
+using namespace unroll;
+
+namespace {
+
+using Tensors = std::vector<Tensor>;
+
+// f recorded on a tape and walked back: the outputs, then the gradients of the parameters.
+Tensors recorded(const TraceFunction& f, const Tensors& inputs,
+                 const std::vector<Parameter>& parameters) {
+  for (Parameter parameter : parameters) parameter.zero_grad();
+  Tape tape;
+  Tensors results = f(inputs);
+  tape.backward(results[0]);
+  for (const Parameter& parameter : parameters) results.push_back(parameter.grad());
+  return results;
+}
+
+// Replays give the bits that recording gives, for one input after the other.
+void check_replays(const TraceFunction& f, const std::vector<Tensors>& inputs) {
+  Program program = trace_gradient(f, inputs[0]);
+  for (const Tensors& in : inputs) {
+    const Tensors expected = recorded(f, in, program.parameters());
+    const std::span<const Tensor> got = program(in);
+    REQUIRE(got.size() == expected.size());
+    for (std::size_t i = 0; i < expected.size(); ++i) {
+      INFO("result " << i);
+      CHECK(same_bits(got[i], expected[i]));
+    }
+  }
+}
+
+}  // namespace
+
+TEST_CASE("planned blocks that live at one moment do not overlap") {
+  Generator g(3);
+  std::vector<PlannedBlock> blocks;
+  for (int i = 0; i < 200; ++i) {
+    const auto first = static_cast<std::size_t>(g.below(100));
+    blocks.push_back({static_cast<std::size_t>(g.below(5000)), first,
+                      first + static_cast<std::size_t>(g.below(20))});
+  }
+  const std::size_t total = plan_offsets(blocks);
+  std::size_t sum = 0, most = 0;
+  for (const PlannedBlock& a : blocks) {
+    CHECK(a.offset % 64 == 0);
+    CHECK(a.offset + a.bytes <= total);
+    sum += a.bytes;
+    for (const PlannedBlock& b : blocks)
+      if (&a != &b && a.first <= b.last && b.first <= a.last)
+        CHECK((a.offset + a.bytes <= b.offset || b.offset + b.bytes <= a.offset));
+  }
+  for (std::size_t moment = 0; moment < 120; ++moment) {
+    std::size_t live = 0;
+    for (const PlannedBlock& one : blocks)
+      if (one.first <= moment && moment <= one.last) live += one.bytes;
+    most = std::max(most, live);
+  }
+  CHECK(total >= most);
+  CHECK(total < sum / 3);
+}
+
+TEST_CASE("a program gives the bits that recording gives: a chain of layers") {
+  Generator g(1);
+  const Linear first(5, 7, g), second(7, 3, g);
+  check_replays(
+      [&](std::span<const Tensor> in) -> Tensors {
+        const Tensor y = second(tanh(first(in[0])));
+        return {mse_loss(y, in[1]), y};
+      },
+      {{g.normal({4, 5}, 0, 1), g.normal({4, 3}, 0, 1)},
+       {g.normal({4, 5}, 0, 2), g.normal({4, 3}, 0, 1)}});
+}
+
+TEST_CASE("a program gives the bits that recording gives: recurrent layers and views") {
+  Generator g(1);
+  LSTM lstm({.input_size = 4, .hidden_size = 6, .num_layers = 2, .bidirectional = true}, g);
+  const Linear head(12, 3, g);
+  const auto input = [&](int seed) {
+    Tensor labels = Tensor::empty({5, 2}, DType::i64);
+    Generator draw(seed);
+    for (std::int64_t& label : labels.mutable_data<std::int64_t>()) label = draw.below(3);
+    return Tensors{draw.normal({5, 2, 4}, 0, 1), labels};
+  };
+  check_replays(
+      [&](std::span<const Tensor> in) -> Tensors {
+        const Output out = lstm(in[0]);
+        const Tensor flat = reshape(head(out.output), {10, 3});
+        return {cross_entropy(flat, reshape(in[1], {10})), out.state[0],
+                reshape(select(out.output, 0, 4), {24})};
+      },
+      {input(1), input(2), input(3)});
+}
+
+TEST_CASE("a program gives the bits that recording gives: a Transformer") {
+  Generator g(1);
+  TransformerEncoder encoder({.d_model = 8,
+                              .nhead = 2,
+                              .num_layers = 2,
+                              .activation = FeedForward::gelu,
+                              .norm_first = true},
+                             g);
+  check_replays(
+      [&](std::span<const Tensor> in) -> Tensors {
+        return {mean(square(encoder(in[0], {.causal = true}).output))};
+      },
+      {{g.normal({6, 3, 8}, 0, 1)}, {g.normal({6, 3, 8}, 0, 1)}});
+}
+
+TEST_CASE("a program follows its parameters, also where it keeps their weights laid out") {
+  Generator g(1);
+  Linear layer(64, 96, g);
+  const Tensor x = g.normal({8, 64}, 0, 1);
+  const TraceFunction f = [&](std::span<const Tensor> in) -> Tensors { return {layer(in[0])}; };
+  Program program = trace(f, {&x, 1}, {.keep_weights = true});
+  REQUIRE(program.parameters().size() == 2);
+  CHECK(same_bits(program({x})[0], layer(x)));
+  layer.weight.set_value(g.normal({96, 64}, 0, 1));
+  CHECK(same_bits(program({x})[0], layer(x)));
+  layer.weight.mutable_value().mutable_data<float>()[7] += 1;
+  CHECK(same_bits(program({x})[0], layer(x)));
+}
+
+TEST_CASE("outputs that somebody holds are not overwritten, others use their memory again") {
+  Generator g(1);
+  const Tensor a = g.normal({10}, 0, 1), b = g.normal({10}, 0, 1);
+  Program program = trace(
+      [](std::span<const Tensor> in) -> Tensors {
+        return {in[0] * 2.0, reshape(in[0] + 1.0, {5, 2})};
+      },
+      {&a, 1});
+  const Tensor held = program({a})[0];
+  const Tensor view = program({a})[1];
+  const Tensor expected = held.clone(), expected_view = view.clone();
+  program({b});
+  CHECK(same_bits(held, expected));
+  CHECK(same_bits(view, expected_view));
+}
+
+TEST_CASE("memory of a program is planned, and a run asks for none") {
+  const Tensor x = Tensor::full({1000}, 0.5);
+  Program program = trace(
+      [](std::span<const Tensor> in) -> Tensors {
+        Tensor y = in[0];
+        for (int i = 0; i < 100; ++i) y = tanh(y);
+        return {y};
+      },
+      {&x, 1});
+  CHECK(program.size() == 100);
+  CHECK(program.planned_bytes() < 3 * 4096);
+  program({x});
+  const MemoryStats before = memory_stats();
+  program({x});
+  CHECK(memory_stats().system_allocations == before.system_allocations);
+  CHECK(memory_stats().allocations == before.allocations);
+}
+
+TEST_CASE("what cannot be frozen is refused, with a reason") {
+  Generator g(1);
+  const Tensor x = g.normal({3, 4}, 0, 1);
+  const auto message = [&](const TraceFunction& f) {
+    return message_of([&] { trace(f, {&x, 1}); });
+  };
+  CHECK(has(message([](std::span<const Tensor> in) -> Tensors {
+              if (in[0].data<float>()[0] > 0) return {in[0] * 2.0};
+              return {in[0]};
+            }),
+            "was read while tracing"));
+  CHECK(
+      has(message([&](std::span<const Tensor> in) -> Tensors { return {dropout(in[0], 0.5, g)}; }),
+          "draws random numbers"));
+  Tape outer;
+  const Tensor recorded = outer.watch(x);
+  CHECK(has(message([&](std::span<const Tensor> in) -> Tensors { return {in[0] + recorded}; }),
+            "another tape"));
+  CHECK(has(message([&](std::span<const Tensor>) -> Tensors { return {x}; }), "does not depend"));
+  Program program =
+      trace([](std::span<const Tensor> in) -> Tensors { return {in[0] * 2.0}; }, {&x, 1});
+  CHECK(has(message_of([&] { program({x.viewed({4, 3})}); }), "traced as"));
+  CHECK(has(message_of([&] { program({x, x}); }), "2 inputs for 1"));
+  CHECK(has(message_of([&] { program({recorded}); }), "recorded on a tape"));
+  CHECK(has(
+      message_of([&] {
+        trace_gradient([](std::span<const Tensor> in) -> Tensors { return {sum(in[0])}; }, {&x, 1});
+      }),
+      "no trainable parameter"));
+}
+
+TEST_CASE("an input returned as it is, and a value returned twice") {
+  const Tensor x = Tensor::full({3}, 2);
+  Program program = trace(
+      [](std::span<const Tensor> in) -> Tensors {
+        const Tensor y = in[0] * 3.0;
+        return {in[0], y, y};
+      },
+      {&x, 1});
+  const std::span<const Tensor> out = program({x});
+  CHECK(same_bits(out[0], x));
+  CHECK(out[1].data<float>()[0] == 6);
+  CHECK(out[2].data<float>()[2] == 6);
+}
+
+TEST_CASE("a program draws itself for Graphviz") {
+  const Tensor x = Tensor::full({3}, 2);
+  const Parameter w(Tensor::full({3}, 2));
+  const Program program =
+      trace([&](std::span<const Tensor> in) -> Tensors { return {sum(in[0] * w)}; }, {&x, 1});
+  const std::string dot = to_dot(program);
+  CHECK(has(dot, "digraph"));
+  CHECK(has(dot, "mul"));
+  CHECK(has(dot, "[3]"));
+  CHECK(has(dot, "parameter"));
+}

@@ -110,6 +110,19 @@ std::vector<Tensor> value_and_gradients(const Case& c, int count) {
 
 }  // namespace
 
+TEST_CASE("what pieces of work throw arrives once, the same on one thread and two") {
+  for (const int count : {1, 2}) {
+    set_threads(count);
+    const std::string message = message_of([] {
+      parallel_for(100, 10, 1e9, [](std::int64_t begin, std::int64_t) {
+        if (begin >= 30) throw Error("piece " + std::to_string(begin));
+      });
+    });
+    set_threads(1);
+    CHECK(message == "piece 30");
+  }
+}
+
 TEST_CASE("large work has the same bits on one thread and two") {
   for (const Case& c : cases()) DYNAMIC_SECTION(c.name) {
       const std::vector<Tensor> one = value_and_gradients(c, 1), two = value_and_gradients(c, 2);

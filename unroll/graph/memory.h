@@ -70,6 +70,7 @@ struct CachedAllocator {
   template <class U>
   CachedAllocator(const CachedAllocator<U>&) {}  // NOLINT: allocators convert
   T* allocate(std::size_t n) {
+    // NOLINTNEXTLINE(bugprone-sizeof-expression): T may be a pointer
     return reinterpret_cast<T*>(Buffer::allocate(n * sizeof(T))->data());
   }
   void deallocate(T* pointer, std::size_t) {

@@ -146,7 +146,7 @@ class Tape {
   Chunked<Value> values_;
   std::vector<std::uint32_t, CachedAllocator<std::uint32_t>> leaves_;  // nodes of parameters
   std::unordered_map<const ParameterState*, std::uint32_t, std::hash<const ParameterState*>,
-                     std::equal_to<const ParameterState*>,
+                     std::equal_to<>,
                      CachedAllocator<std::pair<const ParameterState* const, std::uint32_t>>>
       leaf_of_;
 };

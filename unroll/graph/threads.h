@@ -3,6 +3,12 @@
 #include <omp.h>
 
 #include <cstdint>
+#include <exception>
+#include <mutex>
+#ifdef __SANITIZE_THREAD__
+#include <thread>
+#include <vector>
+#endif
 
 namespace unroll {
 
@@ -13,6 +19,9 @@ int threads();
 
 namespace detail {
 inline int thread_count = 1;
+#ifdef __SANITIZE_THREAD__
+inline thread_local bool in_worker = false;
+#endif
 
 // Denormals cost a hundredfold and vanishing gradients are made of them: flushed to zero while
 // this lives. x86 only; elsewhere it does nothing.
@@ -35,25 +44,82 @@ class FlushDenormals {
   static inline thread_local unsigned saved_ = 0;
 #endif
 };
+
+/// What the pieces of one loop throw: nothing may leave an OpenMP region, so it waits here.
+class FirstError {
+ public:
+  template <class F>
+  void guard(std::int64_t piece, const F& run) noexcept {
+    try {
+      run();
+    } catch (...) {
+      const std::lock_guard lock(mutex_);
+      if (error_ == nullptr || piece < piece_) {
+        error_ = std::current_exception();
+        piece_ = piece;
+      }
+    }
+  }
+  /// Throws what the first of the pieces threw, the same one however many threads there were.
+  void rethrow() const {
+    if (error_ != nullptr) std::rethrow_exception(error_);
+  }
+
+ private:
+  std::mutex mutex_;
+  std::exception_ptr error_;
+  std::int64_t piece_ = 0;
+};
+
+/// Calls run(i) for every i below `pieces`, dealt to the threads in runs of neighbours.
+template <class F>
+void spread(std::int64_t pieces, const F& run) {
+#ifdef __SANITIZE_THREAD__
+  // The thread sanitizer does not see how libgomp's threads wait for each other, and would take
+  // every result for a race. It sees std::thread.
+  std::vector<std::thread> workers;
+  for (int t = 0; t < thread_count; ++t)
+    workers.emplace_back([&, t] {
+      in_worker = true;
+      for (std::int64_t i = pieces * t / thread_count; i < pieces * (t + 1) / thread_count; ++i)
+        run(i);
+    });
+  for (std::thread& worker : workers) worker.join();
+#else
+#pragma omp parallel for schedule(static) num_threads(thread_count)
+  for (std::int64_t i = 0; i < pieces; ++i) run(i);
+#endif
+}
+
+inline bool is_worker() {
+#ifdef __SANITIZE_THREAD__
+  return in_worker;
+#else
+  return omp_in_parallel() != 0;
+#endif
+}
 }  // namespace detail
 
 /// Runs f(begin, end) over pieces of at most `piece` items that cover 0..count. The pieces are the
 /// same whatever the number of threads, and so are the results. `work` estimates the operations in
-/// all; small work stays on one thread.
+/// all; small work stays on one thread. What f throws in several pieces is thrown once, behind all.
 template <class F>
 void parallel_for(std::int64_t count, std::int64_t piece, double work, F&& f) {
   const std::int64_t pieces = (count + piece - 1) / piece;
   constexpr double worth_a_thread = 1e6;  // about 100 us, some 30 times what waking a thread costs
-  if (detail::thread_count == 1 || pieces < 2 || work < worth_a_thread || omp_in_parallel()) {
+  if (detail::thread_count == 1 || pieces < 2 || work < worth_a_thread || detail::is_worker()) {
     for (std::int64_t i = 0; i < pieces; ++i)
       f(i * piece, (i + 1) * piece < count ? (i + 1) * piece : count);
     return;
   }
-#pragma omp parallel for schedule(static) num_threads(detail::thread_count)
-  for (std::int64_t i = 0; i < pieces; ++i) {
-    const detail::FlushDenormals flush;
-    f(i * piece, (i + 1) * piece < count ? (i + 1) * piece : count);
-  }
+  detail::FirstError error;
+  detail::spread(pieces, [&](std::int64_t i) {
+    error.guard(i, [&] {
+      const detail::FlushDenormals flush;
+      f(i * piece, (i + 1) * piece < count ? (i + 1) * piece : count);
+    });
+  });
+  error.rethrow();
 }
 
 }  // namespace unroll

@@ -238,6 +238,7 @@ void write_all(const std::map<std::string, Tensor>& tensors, const Metadata& met
                Write write) {
   // Widest elements first, as the format's own writer does it: every tensor is aligned.
   std::vector<const std::pair<const std::string, Tensor>*> order;
+  order.reserve(tensors.size());
   for (const auto& entry : tensors) order.push_back(&entry);
   std::stable_sort(order.begin(), order.end(), [](const auto* a, const auto* b) {
     return size_of(a->second.dtype()) > size_of(b->second.dtype());

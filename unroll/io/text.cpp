@@ -203,10 +203,10 @@ Vocabulary Vocabulary::from_json(std::string_view text) {
   const std::string kind =
       value.contains("kind") && value["kind"].is_string() ? value["kind"].get<std::string>() : "";
   if (kind == "bytes") return bytes();
-  if (kind != "characters") refuse("\"kind\" is neither \"bytes\" nor \"characters\"");
+  if (kind != "characters") refuse(R"("kind" is neither "bytes" nor "characters")");
   if (!value.contains("characters") || !value["characters"].is_string() ||
       !value.contains("unknown") || !value["unknown"].is_boolean())
-    refuse("\"characters\" (a string) or \"unknown\" (a boolean) is missing");
+    refuse(R"("characters" (a string) or "unknown" (a boolean) is missing)");
   Vocabulary result;
   result.has_unknown_ = value["unknown"];
   result.characters_ = decode_utf8(value["characters"].get<std::string>());

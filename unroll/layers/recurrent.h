@@ -36,7 +36,8 @@ class RecurrentLayer : public Module {
   std::int64_t output_size() const { return directions_ * cells_[0]->output_size(); }
   /// The cell of one layer and direction, as scan() runs it.
   const RecurrentCell& cell(int layer, int direction = 0) const {
-    return *cells_[static_cast<std::size_t>(layer * directions_ + direction)];
+    const int place = layer * directions_ + direction;
+    return *cells_[static_cast<std::size_t>(place)];
   }
   std::string describe() const override;
 

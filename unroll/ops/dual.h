@@ -67,11 +67,11 @@ Dual<V, A | B> chain(const Dual<V, A>& a, const Dual<V, B>& b, const V& value, c
 
 template <class V, unsigned A, unsigned B>
 Dual<V, A | B> operator+(const Dual<V, A>& a, const Dual<V, B>& b) {
-  return chain(a, b, V(a.v + b.v), V(1), V(1));
+  return chain(a, b, V(a.v + b.v), V{1}, V{1});
 }
 template <class V, unsigned A, unsigned B>
 Dual<V, A | B> operator-(const Dual<V, A>& a, const Dual<V, B>& b) {
-  return chain(a, b, V(a.v - b.v), V(1), V(-1));
+  return chain(a, b, V(a.v - b.v), V{1}, V{-1});
 }
 template <class V, unsigned A, unsigned B>
 Dual<V, A | B> operator*(const Dual<V, A>& a, const Dual<V, B>& b) {
@@ -79,13 +79,13 @@ Dual<V, A | B> operator*(const Dual<V, A>& a, const Dual<V, B>& b) {
 }
 template <class V, unsigned A, unsigned B>
 Dual<V, A | B> operator/(const Dual<V, A>& a, const Dual<V, B>& b) {
-  const V inverse = V(1) / b.v;
+  const V inverse = V{1} / b.v;
   const V value = a.v * inverse;
   return chain(a, b, value, inverse, V(-(value * inverse)));
 }
 template <class V, unsigned A>
 Dual<V, A> operator-(const Dual<V, A>& a) {
-  return chain(a, V(-a.v), V(-1));
+  return chain(a, V(-a.v), V{-1});
 }
 
 // With constants: numbers, and values that depend on no argument.
@@ -106,7 +106,7 @@ Dual<V, A> operator-(const Dual<V, A>& a, const C& c) {
 }
 template <class V, unsigned A, ConstantFor<V> C>
 Dual<V, A> operator-(const C& c, const Dual<V, A>& a) {
-  return chain(a, V(V(c) - a.v), V(-1));
+  return chain(a, V(V(c) - a.v), V{-1});
 }
 template <class V, unsigned A, ConstantFor<V> C>
 Dual<V, A> operator*(const Dual<V, A>& a, const C& c) {
@@ -118,7 +118,7 @@ Dual<V, A> operator*(const C& c, const Dual<V, A>& a) {
 }
 template <class V, unsigned A, ConstantFor<V> C>
 Dual<V, A> operator/(const Dual<V, A>& a, const C& c) {
-  return a * (V(1) / V(c));
+  return a * (V{1} / V(c));
 }
 template <class V, unsigned A, ConstantFor<V> C>
 Dual<V, A> operator/(const C& c, const Dual<V, A>& a) {
@@ -245,16 +245,16 @@ Dual<V, A> exp(const Dual<V, A>& x) {
 }
 template <class V, unsigned A>
 Dual<V, A> log(const Dual<V, A>& x) {
-  return chain(x, V(log(x.v)), V(V(1) / x.v));
+  return chain(x, V(log(x.v)), V(V{1} / x.v));
 }
 template <class V, unsigned A>
 Dual<V, A> log1p(const Dual<V, A>& x) {
-  return chain(x, V(log1p(x.v)), V(V(1) / (V(1) + x.v)));
+  return chain(x, V(log1p(x.v)), V(V{1} / (V{1} + x.v)));
 }
 template <class V, unsigned A>
 Dual<V, A> sqrt(const Dual<V, A>& x) {
   const V y = sqrt(x.v);
-  return chain(x, y, V(V(0.5) / y));
+  return chain(x, y, V(V{0.5} / y));
 }
 template <class V, unsigned A>
 Dual<V, A> sin(const Dual<V, A>& x) {
@@ -267,12 +267,12 @@ Dual<V, A> cos(const Dual<V, A>& x) {
 template <class V, unsigned A>
 Dual<V, A> tanh(const Dual<V, A>& x) {
   const V y = tanh(x.v);
-  return chain(x, y, V(V(1) - y * y));
+  return chain(x, y, V(V{1} - y * y));
 }
 template <class V, unsigned A>
 Dual<V, A> sigmoid(const Dual<V, A>& x) {
   const V y = sigmoid(x.v);
-  return chain(x, y, V(y * (V(1) - y)));
+  return chain(x, y, V(y * (V{1} - y)));
 }
 template <class V, unsigned A>
 Dual<V, A> erf(const Dual<V, A>& x) {

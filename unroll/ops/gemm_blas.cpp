@@ -3,8 +3,6 @@
 
 #include <algorithm>
 
-extern "C" void openblas_set_num_threads(int count);
-
 namespace unroll::detail {
 namespace {
 

@@ -19,8 +19,8 @@ inline constexpr std::int64_t to_end = std::numeric_limits<std::int64_t>::max();
 /// axis with step 1 it shares the buffer; elsewhere it is a copy.
 Tensor slice(const Tensor& x, int axis, std::int64_t begin, std::int64_t end = to_end,
              std::int64_t step = 1, Where where = Where::current());
-/// Element i of `axis`, that axis gone. Its gradient is as large as x, so that a loop over time that
-/// selects every step walks back in quadratic time: take unbind() there.
+/// Element i of `axis`, that axis gone. Its gradient is as large as x: a loop over time that
+/// selects every step walks back in quadratic time; take unbind() there.
 Tensor select(const Tensor& x, int axis, std::int64_t i, Where where = Where::current());
 
 /// Tensors side by side along `axis`; the other sizes are equal.

@@ -15,12 +15,11 @@ inline dnnl::matmul::primitive_desc matmul(const dnnl::memory::desc& a, const dn
                                            const dnnl::memory::desc& c,
                                            const dnnl::primitive_attr& attributes) {
 #if DNNL_VERSION_MAJOR >= 3
-  if (bias != nullptr) return dnnl::matmul::primitive_desc(engine(), a, b, *bias, c, attributes);
-  return dnnl::matmul::primitive_desc(engine(), a, b, c, attributes);
+  if (bias != nullptr) return {engine(), a, b, *bias, c, attributes};
+  return {engine(), a, b, c, attributes};
 #else
-  if (bias != nullptr)
-    return dnnl::matmul::primitive_desc(dnnl::matmul::desc(a, b, *bias, c), attributes, engine());
-  return dnnl::matmul::primitive_desc(dnnl::matmul::desc(a, b, c), attributes, engine());
+  if (bias != nullptr) return {dnnl::matmul::desc(a, b, *bias, c), attributes, engine()};
+  return {dnnl::matmul::desc(a, b, c), attributes, engine()};
 #endif
 }
 

@@ -100,7 +100,7 @@ struct PointwiseGrad {
     using V = simd::CommonType<X...>;
     const std::array<V, NI + NO> all{simd::promote<V>(args)...};
     return [&]<int... I>(std::integer_sequence<int, I...>) {
-      const auto y = as_tuple(f(simd::Dual<V, 1u << I>{all[I], {V(1)}}...));
+      const auto y = as_tuple(f(simd::Dual<V, 1u << I>{all[I], {V{1}}}...));
       return std::tuple{partial<I>(y, all)...};
     }
     (std::make_integer_sequence<int, NI>());

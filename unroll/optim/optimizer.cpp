@@ -43,7 +43,7 @@ std::vector<ParameterGroup> decay_groups(
   return groups;
 }
 
-Optimizer::Optimizer(std::vector<ParameterGroup> groups, OptimizerRule rule)
+Optimizer::Optimizer(const std::vector<ParameterGroup>& groups, OptimizerRule rule)
     : rule_(std::move(rule)),
       learning_rate_(checked(rule_.name, "learning rate", rule_.learning_rate)) {
   checked(rule_.name, "weight decay", rule_.weight_decay);

@@ -84,7 +84,7 @@ class Optimizer {
  protected:
   /// Throws Error for no parameter at all, one given twice, one that is not f32 or f64, and for
   /// rates or decays that are negative or not finite.
-  Optimizer(std::vector<ParameterGroup> groups, OptimizerRule rule);
+  Optimizer(const std::vector<ParameterGroup>& groups, OptimizerRule rule);
 
   /// Must not throw: it runs after everything has been checked and allocated.
   virtual void update(const ParameterUpdate& parameter) const = 0;

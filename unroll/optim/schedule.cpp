@@ -32,7 +32,8 @@ Schedule step_decay(const StepDecay& options) {
   check_rate("step_decay", options.factor);
   check_count("step_decay", "every", options.every, 1);
   return [options](std::int64_t step) {
-    return options.rate * std::pow(options.factor, static_cast<double>(step / options.every));
+    const std::int64_t drops = step / options.every;
+    return options.rate * std::pow(options.factor, static_cast<double>(drops));
   };
 }
 

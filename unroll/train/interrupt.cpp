@@ -1,6 +1,7 @@
 #include <unroll/train/interrupt.h>
 
-#include <csignal>
+#include <algorithm>
+#include <cstddef>
 
 namespace unroll {
 namespace {
@@ -17,15 +18,34 @@ void on_signal(int number) {
 
 }  // namespace
 
-InterruptGuard::InterruptGuard()
-    : previous_int_(std::signal(SIGINT, on_signal)),
-      previous_term_(std::signal(SIGTERM, on_signal)) {
+InterruptGuard::InterruptGuard() {
+  // oneDNN's generated products use the stack pointer as one more register: a handler that ran "on
+  // the stack" would write into whatever matrix that points to. So it gets a stack of its own.
+  stack_t present{};
+  sigaltstack(nullptr, &present);
+  if ((present.ss_flags & SS_DISABLE) != 0) {
+    const auto size = std::max<std::size_t>(64 * 1024, static_cast<std::size_t>(SIGSTKSZ));
+    stack_ = std::make_unique<std::byte[]>(size);
+    stack_t own{};
+    own.ss_sp = stack_.get();
+    own.ss_size = size;
+    sigaltstack(&own, nullptr);
+  }
   flag = 0;
+  struct sigaction action {};
+  action.sa_handler = on_signal;
+  action.sa_flags = SA_ONSTACK | SA_RESTART;
+  sigaction(SIGINT, &action, &previous_int_);
+  sigaction(SIGTERM, &action, &previous_term_);
 }
 
 InterruptGuard::~InterruptGuard() {
-  std::signal(SIGINT, previous_int_);
-  std::signal(SIGTERM, previous_term_);
+  sigaction(SIGINT, &previous_int_, nullptr);
+  sigaction(SIGTERM, &previous_term_, nullptr);
+  if (stack_ == nullptr) return;
+  stack_t none{};
+  none.ss_flags = SS_DISABLE;
+  sigaltstack(&none, nullptr);
 }
 
 bool InterruptGuard::requested() { return flag != 0; }

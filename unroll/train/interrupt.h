@@ -1,9 +1,13 @@
 #pragma once
 
+#include <csignal>
+#include <cstddef>
+#include <memory>
+
 namespace unroll {
 
 /// While it lives, Ctrl-C (SIGINT) and SIGTERM set a flag in place of ending the program, so that
-/// a run can save itself. A second Ctrl-C ends it.
+/// a run can save itself. A second Ctrl-C ends it. For the thread that makes it.
 class InterruptGuard {
  public:
   InterruptGuard();
@@ -13,8 +17,9 @@ class InterruptGuard {
   static bool requested();
 
  private:
-  void (*previous_int_)(int);
-  void (*previous_term_)(int);
+  struct sigaction previous_int_ {};
+  struct sigaction previous_term_ {};
+  std::unique_ptr<std::byte[]> stack_;  // where the handler runs
 };
 
 }  // namespace unroll

@@ -4,6 +4,7 @@
 
 #include "commands.h"
 
+// NOLINTNEXTLINE(bugprone-exception-escape): only where there is no memory for an error message
 int main(int argc, char** argv) {
   CLI::App app{"Unroll: recurrent models and Transformers on one tape"};
   app.require_subcommand(1);

@@ -288,8 +288,8 @@ TEST_CASE("a layer gives the same bits on one thread and two") {
     const Tensor x = normal({20, 24, 48}, 1, dtype);
     const auto run = [&](int count) {
       set_threads(count);
-      const Result result = differentiate([&](std::span<const Tensor> in) { return layer(in[0]); },
-                                          std::span(&x, 1), layer.parameters());
+      Result result = differentiate([&](std::span<const Tensor> in) { return layer(in[0]); },
+                                    std::span(&x, 1), layer.parameters());
       set_threads(1);
       return result;
     };

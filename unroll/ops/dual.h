@@ -92,25 +92,34 @@ Dual<V, A> operator-(const Dual<V, A>& a) {
 template <class C, class V>
 concept ConstantFor = Number<C> || std::is_same_v<C, V>;
 
+template <class V, class C>
+V constant(const C& c) {
+  if constexpr (is_dual<V> && Number<C>) {
+    return {constant<decltype(V::v)>(c), {}};
+  } else {
+    return V(c);
+  }
+}
+
 template <class V, unsigned A, ConstantFor<V> C>
 Dual<V, A> operator+(const Dual<V, A>& a, const C& c) {
-  return {a.v + V(c), a.d};
+  return {a.v + constant<V>(c), a.d};
 }
 template <class V, unsigned A, ConstantFor<V> C>
 Dual<V, A> operator+(const C& c, const Dual<V, A>& a) {
-  return {a.v + V(c), a.d};
+  return {a.v + constant<V>(c), a.d};
 }
 template <class V, unsigned A, ConstantFor<V> C>
 Dual<V, A> operator-(const Dual<V, A>& a, const C& c) {
-  return {a.v - V(c), a.d};
+  return {a.v - constant<V>(c), a.d};
 }
 template <class V, unsigned A, ConstantFor<V> C>
 Dual<V, A> operator-(const C& c, const Dual<V, A>& a) {
-  return chain(a, V(V(c) - a.v), V{-1});
+  return chain(a, V(constant<V>(c) - a.v), V{-1});
 }
 template <class V, unsigned A, ConstantFor<V> C>
 Dual<V, A> operator*(const Dual<V, A>& a, const C& c) {
-  return chain(a, V(a.v * V(c)), V(c));
+  return chain(a, V(a.v * constant<V>(c)), constant<V>(c));
 }
 template <class V, unsigned A, ConstantFor<V> C>
 Dual<V, A> operator*(const C& c, const Dual<V, A>& a) {
@@ -118,11 +127,11 @@ Dual<V, A> operator*(const C& c, const Dual<V, A>& a) {
 }
 template <class V, unsigned A, ConstantFor<V> C>
 Dual<V, A> operator/(const Dual<V, A>& a, const C& c) {
-  return a * (V{1} / V(c));
+  return a * (V{1} / constant<V>(c));
 }
 template <class V, unsigned A, ConstantFor<V> C>
 Dual<V, A> operator/(const C& c, const Dual<V, A>& a) {
-  const V value = V(c) / a.v;
+  const V value = constant<V>(c) / a.v;
   return chain(a, value, V(-(value / a.v)));
 }
 

@@ -108,7 +108,7 @@ struct PointwiseGrad {
 
   template <int I, class Y, class V, std::size_t N>
   static V partial(const Y& y, const std::array<V, N>& all) {
-    V sum(0);
+    V sum{0};
     bool first = true;
     const auto one = [&]<int O>(std::integral_constant<int, O>) {
       using Out = std::tuple_element_t<O, Y>;

@@ -21,8 +21,8 @@ OptimizerRule rule(const AdagradOptions& options) {
 
 }  // namespace
 
-Adagrad::Adagrad(std::vector<ParameterGroup> groups, const AdagradOptions& options)
-    : Optimizer(std::move(groups), rule(options)), options_(options) {}
+Adagrad::Adagrad(const std::vector<ParameterGroup>& groups, const AdagradOptions& options)
+    : Optimizer(groups, rule(options)), options_(options) {}
 
 void Adagrad::update(const ParameterUpdate& parameter) const {
   with_float("Adagrad", parameter.value.dtype(), [&](auto zero) {

@@ -18,7 +18,7 @@ struct AdagradOptions {
 ///     g += weight_decay p;  s += g^2;  p -= rate_t g / (sqrt(s) + eps)
 class Adagrad : public Optimizer {
  public:
-  explicit Adagrad(std::vector<ParameterGroup> groups, const AdagradOptions& options = {});
+  explicit Adagrad(const std::vector<ParameterGroup>& groups, const AdagradOptions& options = {});
   explicit Adagrad(std::vector<Parameter> parameters, const AdagradOptions& options = {})
       : Adagrad(std::vector<ParameterGroup>{{std::move(parameters)}}, options) {}
 

@@ -52,16 +52,16 @@ void adam(const char* name, const Options& options, bool decoupled,
 
 }  // namespace
 
-Adam::Adam(std::vector<ParameterGroup> groups, const AdamOptions& options)
-    : Optimizer(std::move(groups), rule("Adam", options)), options_(options) {}
+Adam::Adam(const std::vector<ParameterGroup>& groups, const AdamOptions& options)
+    : Optimizer(groups, rule("Adam", options)), options_(options) {}
 
 void Adam::update(const ParameterUpdate& parameter) const {
   options_.amsgrad ? adam<true>("Adam", options_, false, parameter)
                    : adam<false>("Adam", options_, false, parameter);
 }
 
-AdamW::AdamW(std::vector<ParameterGroup> groups, const AdamWOptions& options)
-    : Optimizer(std::move(groups), rule("AdamW", options)), options_(options) {}
+AdamW::AdamW(const std::vector<ParameterGroup>& groups, const AdamWOptions& options)
+    : Optimizer(groups, rule("AdamW", options)), options_(options) {}
 
 void AdamW::update(const ParameterUpdate& parameter) const {
   options_.amsgrad ? adam<true>("AdamW", options_, true, parameter)

@@ -31,7 +31,7 @@ struct AdamWOptions {
 /// t counts the updates of the parameter itself: one that a step skips does not age.
 class Adam : public Optimizer {
  public:
-  explicit Adam(std::vector<ParameterGroup> groups, const AdamOptions& options = {});
+  explicit Adam(const std::vector<ParameterGroup>& groups, const AdamOptions& options = {});
   explicit Adam(std::vector<Parameter> parameters, const AdamOptions& options = {})
       : Adam(std::vector<ParameterGroup>{{std::move(parameters)}}, options) {}
 
@@ -45,7 +45,7 @@ class Adam : public Optimizer {
 /// weight_decay instead of the gradient's term, so that the decay is not divided by sqrt(v).
 class AdamW : public Optimizer {
  public:
-  explicit AdamW(std::vector<ParameterGroup> groups, const AdamWOptions& options = {});
+  explicit AdamW(const std::vector<ParameterGroup>& groups, const AdamWOptions& options = {});
   explicit AdamW(std::vector<Parameter> parameters, const AdamWOptions& options = {})
       : AdamW(std::vector<ParameterGroup>{{std::move(parameters)}}, options) {}
 

@@ -21,8 +21,8 @@ OptimizerRule rule(const RMSpropOptions& options) {
 
 }  // namespace
 
-RMSprop::RMSprop(std::vector<ParameterGroup> groups, const RMSpropOptions& options)
-    : Optimizer(std::move(groups), rule(options)), options_(options) {}
+RMSprop::RMSprop(const std::vector<ParameterGroup>& groups, const RMSpropOptions& options)
+    : Optimizer(groups, rule(options)), options_(options) {}
 
 template <bool centered, bool momentum>
 void RMSprop::update_as(const ParameterUpdate& parameter) const {

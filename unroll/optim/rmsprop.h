@@ -21,7 +21,7 @@ struct RMSpropOptions {
 ///     b = momentum b + d;  p -= learning_rate (momentum > 0 ? b : d)
 class RMSprop : public Optimizer {
  public:
-  explicit RMSprop(std::vector<ParameterGroup> groups, const RMSpropOptions& options = {});
+  explicit RMSprop(const std::vector<ParameterGroup>& groups, const RMSpropOptions& options = {});
   explicit RMSprop(std::vector<Parameter> parameters, const RMSpropOptions& options = {})
       : RMSprop(std::vector<ParameterGroup>{{std::move(parameters)}}, options) {}
 

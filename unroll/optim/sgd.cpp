@@ -22,8 +22,8 @@ OptimizerRule rule(const SGDOptions& options) {
 
 }  // namespace
 
-SGD::SGD(std::vector<ParameterGroup> groups, const SGDOptions& options)
-    : Optimizer(std::move(groups), rule(options)), options_(options) {}
+SGD::SGD(const std::vector<ParameterGroup>& groups, const SGDOptions& options)
+    : Optimizer(groups, rule(options)), options_(options) {}
 
 void SGD::update(const ParameterUpdate& parameter) const {
   with_float("SGD", parameter.value.dtype(), [&](auto zero) {

@@ -20,7 +20,7 @@ struct SGDOptions {
 ///     p -= learning_rate (nesterov ? g + momentum b : b)
 class SGD : public Optimizer {
  public:
-  explicit SGD(std::vector<ParameterGroup> groups, const SGDOptions& options = {});
+  explicit SGD(const std::vector<ParameterGroup>& groups, const SGDOptions& options = {});
   explicit SGD(std::vector<Parameter> parameters, const SGDOptions& options = {})
       : SGD(std::vector<ParameterGroup>{{std::move(parameters)}}, options) {}
 

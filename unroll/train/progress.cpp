@@ -3,6 +3,7 @@
 #include <unroll/train/progress.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 
 namespace unroll {
@@ -15,7 +16,7 @@ Progress::~Progress() {
 }
 
 std::string Progress::duration(double seconds) {
-  const auto whole = static_cast<std::int64_t>(seconds + 0.5);
+  const auto whole = std::llround(seconds);
   return fmt::format("{}:{:02}", whole / 60, whole % 60);
 }
 

@@ -178,8 +178,8 @@ TEST_CASE("bf16 products have the same bits on one thread and two") {
     for (std::size_t i = 0; i < 2; ++i) CHECK(same_bits(one.grads[i], two.grads[i]));
   }
   Generator g(1);
-  LSTM lstm({.input_size = 64, .hidden_size = 256}, g);
-  const Tensor x = numbers({5, 64, 64}, 1);
+  LSTM lstm({.input_size = 64, .hidden_size = 384}, g);  // a step's product is cut too
+  const Tensor x = numbers({3, 64, 64}, 1);
   const std::vector<Tensor> one = differentiate(lstm, x, DType::bf16);
   set_threads(2);
   const std::vector<Tensor> two = differentiate(lstm, x, DType::bf16);

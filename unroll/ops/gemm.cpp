@@ -140,6 +140,7 @@ bool packs(const Gemm& g) {
 #ifdef UNROLL_ONEDNN
   return std::is_same_v<T, float> && (g.bf16 || !(g.m == 1 && g.transpose_b));
 #else
+  (void)g;
   return false;
 #endif
 }

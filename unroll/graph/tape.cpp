@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 #include <unroll/graph/accumulate.h>
+#include <unroll/graph/precision.h>
 #include <unroll/graph/tape.h>
 #include <unroll/graph/threads.h>
 
@@ -110,6 +111,9 @@ void apply(const Op& op, Args in, std::span<Tensor> out, const Where& where) {
 }
 
 Tape::Tape(Options options) : options_(options), id_(next_tape_id()), previous_(current_tape) {
+  check_precision(options.precision);
+  // A trace stands for what it was made from, which would have run on the tape around it.
+  if (options.trace && previous_ != nullptr) options_.precision = previous_->precision();
   flush_.emplace();
   current_tape = this;
 }

@@ -13,6 +13,9 @@
 namespace unroll {
 namespace {
 
+Tensor product(const Tensor& a, const Tensor& b, const MatmulOptions& options, DType precision,
+               Where where = Where::current());
+
 template <class T>
 class MatmulKernel : public Kernel {
  public:
@@ -43,8 +46,9 @@ class MatmulKernel : public Kernel {
 struct Matmul : OpRecord<Matmul> {
   bool transpose_a = false;
   bool transpose_b = false;
+  DType precision = DType::f32;  // of f32 operands: that of the tape that ran it, its walk back too
 
-  Matmul(bool ta, bool tb) : transpose_a(ta), transpose_b(tb) {}
+  Matmul(bool ta, bool tb, DType p) : transpose_a(ta), transpose_b(tb), precision(p) {}
 
   const char* name() const override { return "matmul"; }
 
@@ -114,6 +118,7 @@ struct Matmul : OpRecord<Matmul> {
   Gemm gemm_of(Args in, const Shape& out) const {
     const Shape &a = in[0].shape(), &b = in[1].shape();
     Gemm g{.transpose_a = transpose_a, .transpose_b = transpose_b};
+    g.bf16 = precision == DType::bf16 && in[0].dtype() == DType::f32;
     g.m = out[-2];
     g.n = out[-1];
     g.k = a[transpose_a ? -2 : -1];
@@ -151,9 +156,9 @@ struct Matmul : OpRecord<Matmul> {
   void vjp(Vjp& v) const override {
     const Tensor &a = v.inputs[0], &b = v.inputs[1], &g = v.grads[0];
     if (v.needed[0]) {
-      const Tensor grad = transpose_a
-                              ? matmul(b, g, {.transpose_a = transpose_b, .transpose_b = true})
-                              : matmul(g, b, {.transpose_b = !transpose_b});
+      const Tensor grad =
+          transpose_a ? product(b, g, {.transpose_a = transpose_b, .transpose_b = true}, precision)
+                      : product(g, b, {.transpose_b = !transpose_b}, precision);
       v.result[0] = sum_to(grad, a.shape());
     }
     if (v.needed[1]) {
@@ -161,8 +166,9 @@ struct Matmul : OpRecord<Matmul> {
       const bool fold = b.rank() == 2 && !transpose_a && a.rank() > 2;
       const Tensor rows_a = fold ? as_rows(a) : a, rows_g = fold ? as_rows(g) : g;
       const Tensor grad =
-          transpose_b ? matmul(rows_g, rows_a, {.transpose_a = true, .transpose_b = transpose_a})
-                      : matmul(rows_a, rows_g, {.transpose_a = !transpose_a});
+          transpose_b ? product(rows_g, rows_a, {.transpose_a = true, .transpose_b = transpose_a},
+                                precision)
+                      : product(rows_a, rows_g, {.transpose_a = !transpose_a}, precision);
       v.result[1] = sum_to(grad, b.shape());
     }
     if (v.inputs.size() > 2 && v.needed[2]) v.result[2] = sum_to(g, v.inputs[2].shape());
@@ -183,6 +189,13 @@ struct Matmul : OpRecord<Matmul> {
     return Rows::none;
   }
 };
+
+Tensor product(const Tensor& a, const Tensor& b, const MatmulOptions& options, DType precision,
+               Where where) {
+  const Matmul op(options.transpose_a, options.transpose_b, precision);
+  if (options.add.defined()) return apply(op, {&a, &b, &options.add}, where);
+  return apply(op, {&a, &b}, where);
+}
 
 Tensor random(Generator& g, const Shape& shape) { return g.normal(shape, 0, 1, DType::f64); }
 
@@ -225,9 +238,8 @@ const RegisterOp row{{
 }  // namespace
 
 Tensor matmul(const Tensor& a, const Tensor& b, const MatmulOptions& options, Where where) {
-  const Matmul op(options.transpose_a, options.transpose_b);
-  if (options.add.defined()) return apply(op, {&a, &b, &options.add}, where);
-  return apply(op, {&a, &b}, where);
+  const Tape* tape = Tape::current();
+  return product(a, b, options, tape != nullptr ? tape->precision() : DType::f32, where);
 }
 
 Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias, Where where) {

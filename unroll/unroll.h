@@ -40,4 +40,5 @@
 #include <unroll/optim/sgd.h>
 #include <unroll/train/batches.h>
 #include <unroll/train/sequence_model.h>
+#include <unroll/train/train_step.h>
 #include <unroll/train/trainer.h>

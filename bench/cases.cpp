@@ -278,6 +278,22 @@ Case overhead_case() {
           }};
 }
 
+Case replay_case() {
+  return {.name = "autograd overhead ns/op (scalar mul chain fwd+bwd), replayed",
+          .unit = Unit::ns,
+          .make = []() -> Step {
+            const Parameter x(Tensor::zeros({1}));
+            const Tensor scale = Tensor::full({1}, 1);
+            const auto chain = [x](std::span<const Tensor> in) -> std::vector<Tensor> {
+              Tensor y = x * in[0];
+              for (int i = 0; i < 1000; ++i) y = y * 1.0001;
+              return {y};
+            };
+            auto program = std::make_shared<Program>(trace_gradient(chain, {&scale, 1}));
+            return [program, scale] { (*program)({scale}); };
+          }};
+}
+
 }  // namespace
 
 std::vector<Case> cases() {
@@ -299,6 +315,7 @@ std::vector<Case> cases() {
   for (const ModelKind kind : kinds)
     for (const std::int64_t size : {64, 256}) all.push_back(stream_case(kind, size));
   all.push_back(overhead_case());
+  all.push_back(replay_case());
   if (bf16_support().complete()) {
     all.push_back(
         layer_case("512 B32 T64 bf16", ModelKind::lstm, 512, 512, 1, false, 64, 32, DType::bf16));

@@ -3,6 +3,7 @@
 #include <omp.h>
 
 #include <cstdint>
+#include <exception>
 
 namespace unroll {
 
@@ -39,7 +40,8 @@ class FlushDenormals {
 
 /// Runs f(begin, end) over pieces of at most `piece` items that cover 0..count. The pieces are the
 /// same whatever the number of threads, and so are the results. `work` estimates the operations in
-/// all; small work stays on one thread.
+/// all; small work stays on one thread. What f throws on any thread (memory may end) is thrown
+/// here.
 template <class F>
 void parallel_for(std::int64_t count, std::int64_t piece, double work, F&& f) {
   const std::int64_t pieces = (count + piece - 1) / piece;
@@ -49,11 +51,18 @@ void parallel_for(std::int64_t count, std::int64_t piece, double work, F&& f) {
       f(i * piece, (i + 1) * piece < count ? (i + 1) * piece : count);
     return;
   }
+  std::exception_ptr failure;
 #pragma omp parallel for schedule(static) num_threads(detail::thread_count)
   for (std::int64_t i = 0; i < pieces; ++i) {
     const detail::FlushDenormals flush;
-    f(i * piece, (i + 1) * piece < count ? (i + 1) * piece : count);
+    try {
+      f(i * piece, (i + 1) * piece < count ? (i + 1) * piece : count);
+    } catch (...) {
+#pragma omp critical(unroll_parallel_for)
+      failure = std::current_exception();
+    }
   }
+  if (failure) std::rethrow_exception(failure);
 }
 
 }  // namespace unroll

@@ -147,6 +147,7 @@ void PackedGemm<T>::pack(const T* b) {
       if (!piece.b.defined())
         piece.b = Tensor::empty(
             {static_cast<std::int64_t>(detail::packed_bytes_onednn(piece.gemm))}, DType::u8);
+      if (piece.b.is_abstract()) continue;
       const std::int64_t first = piece.column * (whole_.transpose_b ? whole_.k : 1);
       detail::pack_onednn(piece.gemm, b + first, piece.b.bytes());
     }
@@ -185,6 +186,11 @@ void PackedGemm<T>::run_columns(const Piece& piece, const T* a, const T* bias, T
 
 template class PackedGemm<float>;
 template class PackedGemm<double>;
+
+std::size_t gemm_workspace(const Gemm& g, DType dtype) {
+  const bool copies = g.transpose_a && g.batch == 1 && piece_count(g) > 1;
+  return copies ? static_cast<std::size_t>(g.m * g.k * size_of(dtype)) : 0;
+}
 
 void gemm(const Gemm& g, const float* a, const float* b, const float* bias, float* c) {
   cut_and_run(g, a, b, bias, c);

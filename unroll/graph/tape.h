@@ -168,6 +168,9 @@ class NoGrad {
   Tape* saved_;
 };
 
+/// Computes an op, its outputs' memory included; in a dry run counts that and computes nothing.
+void compute(const Op& op, Args inputs, std::span<Tensor> outputs);
+
 /// Runs an op: infers, allocates, computes, records. Errors name the op, the shapes and `where`.
 void apply(const Op& op, Args inputs, std::span<Tensor> outputs, const Where& where);
 

@@ -177,6 +177,7 @@ void PackedGemm<T>::pack(const T* b) {
       if (!piece.b.defined())
         piece.b = Tensor::empty(
             {static_cast<std::int64_t>(detail::packed_bytes_onednn(piece.gemm))}, DType::u8);
+      if (piece.b.is_abstract()) continue;
       const std::int64_t first = piece.column * (whole_.transpose_b ? whole_.k : 1);
       detail::pack_onednn(piece.gemm, rows + first * size, piece.b.bytes());
     }
@@ -228,6 +229,11 @@ void PackedGemm<T>::run_columns(const Piece& piece, const In* a, const T* bias, 
 
 template class PackedGemm<float>;
 template class PackedGemm<double>;
+
+std::size_t gemm_workspace(const Gemm& g, DType dtype) {
+  const bool copies = g.transpose_a && g.batch == 1 && piece_count(g) > 1;
+  return copies ? static_cast<std::size_t>(g.m * g.k * size_of(dtype)) : 0;
+}
 
 void gemm(const Gemm& g, const float* a, const float* b, const float* bias, float* c) {
   const bool empty = g.m == 0 || g.n == 0 || g.k == 0 || g.batch == 0;

@@ -30,6 +30,9 @@ struct Gemm {
 void gemm(const Gemm& g, const float* a, const float* b, const float* bias, float* c);
 void gemm(const Gemm& g, const double* a, const double* b, const double* bias, double* c);
 
+/// Bytes that gemm() allocates for itself, on all threads together.
+std::size_t gemm_workspace(const Gemm& g, DType dtype);
+
 /// Products that share one right operand, which is laid out for the backend once: pays from the
 /// second product on. Set up for as many threads() as there are when it is made.
 template <class T>

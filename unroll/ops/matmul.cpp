@@ -20,9 +20,9 @@ template <class T>
 class MatmulKernel : public Kernel {
  public:
   /// `weight`: the second operand, where all calls share it.
-  MatmulKernel(const Gemm& g, std::size_t result_bytes, const T* weight)
+  MatmulKernel(const Gemm& g, std::size_t result_bytes, bool shares_weight, const T* weight)
       : gemm_(g), result_bytes_(result_bytes) {
-    if (weight != nullptr) packed_.emplace(g, weight);
+    if (shares_weight) packed_.emplace(g, weight);
   }
 
   void run(const std::byte* const* in, std::byte* const* out) const override {
@@ -106,6 +106,12 @@ struct Matmul : OpRecord<Matmul> {
     with_float(name(), in[0].dtype(), [&](auto zero) { run<decltype(zero)>(in, out[0]); });
   }
 
+  std::size_t workspace(Args in) const override {
+    Spec out;
+    infer(in, std::span(&out, 1));
+    return gemm_workspace(gemm_of(in, out.shape), out.dtype);
+  }
+
   template <class T>
   void run(Args in, Tensor& out) const {
     const Gemm g = gemm_of(in, out.shape());
@@ -142,9 +148,8 @@ struct Matmul : OpRecord<Matmul> {
     const bool shared = fixed[1] && g.batch == 1 && !g.transpose_a;
     return with_float(name(), out.dtype, [&](auto zero) -> const Kernel* {
       using T = decltype(zero);
-      return arena.emplace<MatmulKernel<T>>(g,
-                                            static_cast<std::size_t>(out.shape.numel()) * sizeof(T),
-                                            shared ? in[1].ptr<T>() : nullptr);
+      return arena.emplace<MatmulKernel<T>>(
+          g, static_cast<std::size_t>(out.shape.numel()) * sizeof(T), shared, in[1].ptr<T>());
     });
   }
   std::uint32_t in_place(Args in) const override {

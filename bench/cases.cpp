@@ -1,6 +1,7 @@
 #include "cases.h"
 
 #include <fmt/format.h>
+#include <unroll/graph/precision.h>
 #include <unroll/unroll.h>
 
 #include <memory>
@@ -53,20 +54,22 @@ std::shared_ptr<RecurrentLayer> make_layer(ModelKind kind, std::int64_t input, s
 
 // What training does: gradients cleared, forward, loss, backward, Adam.
 template <class Model, class Loss>
-Step training(std::shared_ptr<Model> model, Loss loss) {
+Step training(std::shared_ptr<Model> model, Loss loss, DType precision) {
   auto adam = std::make_shared<Adam>(model->parameters());
-  return [model, adam, loss] {
+  return [model, adam, loss, precision] {
     adam->zero_grad();
-    Tape tape;
+    Tape tape{{.precision = precision}};
     tape.backward(loss(*model));
     adam->step();
   };
 }
 
 template <class Model>
-Step sequence_training(std::shared_ptr<Model> model, const Shape& input, Generator& g) {
-  return training(model,
-                  [x = g.normal(input, 0, 1)](Model& m) { return mean(square(m(x).output)); });
+Step sequence_training(std::shared_ptr<Model> model, const Shape& input, Generator& g,
+                       DType precision = DType::f32) {
+  return training(
+      model, [x = g.normal(input, 0, 1)](Model& m) { return mean(square(m(x).output)); },
+      precision);
 }
 
 Tensor random_tokens(const Shape& shape, std::int64_t vocabulary, Generator& g) {
@@ -79,25 +82,32 @@ constexpr std::int64_t vocabulary = 65;
 
 template <class Model>
 Step token_training(std::shared_ptr<Model> model, std::int64_t batch, std::int64_t steps,
-                    Generator& g) {
+                    Generator& g, DType precision = DType::f32) {
   const Shape shape{steps, batch};
   return training(
-      model, [x = random_tokens(shape, vocabulary, g), y = random_tokens(shape, vocabulary, g)](
-                 Model& m) { return cross_entropy(m(x), y); });
+      model,
+      [x = random_tokens(shape, vocabulary, g), y = random_tokens(shape, vocabulary, g)](Model& m) {
+        return cross_entropy(m(x), y);
+      },
+      precision);
 }
 
 Case layer_case(const std::string& name, ModelKind kind, std::int64_t input, std::int64_t size,
-                int layers, bool bidirectional, std::int64_t steps, std::int64_t batch) {
+                int layers, bool bidirectional, std::int64_t steps, std::int64_t batch,
+                DType precision = DType::f32) {
   const double directions = bidirectional ? 2 : 1, rows = static_cast<double>(steps * batch);
   double flops = 0;
   for (int layer = 0; layer < layers; ++layer)
     flops += directions *
              recurrent_flops(rows, layer == 0 ? input : directions * static_cast<double>(size),
                              size, gates_of(kind), layer > 0);
-  return {.name = fmt::format("{} {}", name_of(kind), name), .flops = flops, .make = [=] {
+  return {.name = fmt::format("{} {}", name_of(kind), name),
+          .flops = flops,
+          .precision = precision,
+          .make = [=] {
             Generator g(1);
             return sequence_training(make_layer(kind, input, size, layers, bidirectional, g),
-                                     {steps, batch, input}, g);
+                                     {steps, batch, input}, g, precision);
           }};
 }
 
@@ -205,17 +215,19 @@ struct GPT : Module {
   }
 };
 
-Case gpt_case(const std::string& name, std::int64_t width, std::int64_t batch, std::int64_t steps) {
+Case gpt_case(const std::string& name, std::int64_t width, std::int64_t batch, std::int64_t steps,
+              DType precision = DType::f32) {
   constexpr int layers = 4, heads = 4;
   const double rows = static_cast<double>(batch * steps), d = static_cast<double>(width);
   return {.name = name,
           .flops = layers * (linear_flops(rows, d, 12 * d) +
                              attention_flops(static_cast<double>(batch), steps, d)) +
                    linear_flops(rows, d, vocabulary),
+          .precision = precision,
           .make = [=] {
             Generator g(1);
             return token_training(std::make_shared<GPT>(width, layers, heads, steps, g), batch,
-                                  steps, g);
+                                  steps, g, precision);
           }};
 }
 
@@ -266,6 +278,22 @@ Case overhead_case() {
           }};
 }
 
+Case replay_case() {
+  return {.name = "autograd overhead ns/op (scalar mul chain fwd+bwd), replayed",
+          .unit = Unit::ns,
+          .make = []() -> Step {
+            const Parameter x(Tensor::zeros({1}));
+            const Tensor scale = Tensor::full({1}, 1);
+            const auto chain = [x](std::span<const Tensor> in) -> std::vector<Tensor> {
+              Tensor y = x * in[0];
+              for (int i = 0; i < 1000; ++i) y = y * 1.0001;
+              return {y};
+            };
+            auto program = std::make_shared<Program>(trace_gradient(chain, {&scale, 1}));
+            return [program, scale] { (*program)({scale}); };
+          }};
+}
+
 }  // namespace
 
 std::vector<Case> cases() {
@@ -287,6 +315,12 @@ std::vector<Case> cases() {
   for (const ModelKind kind : kinds)
     for (const std::int64_t size : {64, 256}) all.push_back(stream_case(kind, size));
   all.push_back(overhead_case());
+  all.push_back(replay_case());
+  if (bf16_support().complete()) {
+    all.push_back(
+        layer_case("512 B32 T64 bf16", ModelKind::lstm, 512, 512, 1, false, 64, 32, DType::bf16));
+    all.push_back(gpt_case("nanoGPT-cpu 4L4H128 B12 T64 bf16", 128, 12, 64, DType::bf16));
+  }
   return all;
 }
 

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <unroll/graph/shape.h>
+
 #include <cstdint>
 #include <functional>
 #include <string>
@@ -17,6 +19,7 @@ struct Case {
   /// Of the products that cannot be avoided: forward, weight gradients, gradients of states and of
   /// inputs that depend on parameters. The lower half of causal attention. 0: no limit is given.
   double flops = 0;
+  DType precision = DType::f32;  ///< of the products, and of those that the limit stands for
   /// Builds models and inputs, and returns what is timed.
   std::function<std::function<void()>()> make;
 };

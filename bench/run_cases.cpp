@@ -43,18 +43,20 @@ Seconds timed(const std::function<void()>& run, double seconds) {
 
 #ifndef UNROLL_NO_ONEDNN
 /// FLOPs a second of a 768 x 512 x 128 product by oneDNN with weights in the layout it likes best.
-double packed_product_rate(int threads) {
+double packed_product_rate(int threads, DType precision) {
   using dnnl::memory;
   constexpr std::int64_t m = 768, n = 512, k = 128;
   const auto f32 = memory::data_type::f32;
+  const auto type = precision == DType::bf16 ? memory::data_type::bf16 : f32;
   dnnl::engine& engine = onednn::engine();
   dnnl::stream stream(engine);
-  const memory::desc a({m, k}, f32, memory::format_tag::ab), c({m, n}, f32, memory::format_tag::ab),
-      plain({k, n}, f32, memory::format_tag::ab), any({k, n}, f32, memory::format_tag::any);
+  const memory::desc a({m, k}, type, memory::format_tag::ab),
+      c({m, n}, f32, memory::format_tag::ab), plain({k, n}, type, memory::format_tag::ab),
+      any({k, n}, type, memory::format_tag::any);
   omp_set_num_threads(threads);
   const auto description = onednn::matmul(a, any, nullptr, c, {});
   const dnnl::matmul primitive(description);
-  Generator g(1);
+  Generator g(1);  // half of these bytes, where they stand for bf16: which numbers does not matter
   Tensor x = g.normal({m, k}, 0, 1), w = g.normal({k, n}, 0, 1), y = Tensor::empty({m, n});
   memory from(a, engine, x.bytes()), to(c, engine, y.bytes()), unpacked(plain, engine, w.bytes()),
       packed(description.weights_desc(), engine);
@@ -67,7 +69,7 @@ double packed_product_rate(int threads) {
   return 2.0 * m * n * k / timed(run, 0.25).best;
 }
 #else
-double packed_product_rate(int) { return 0; }
+double packed_product_rate(int, DType) { return 0; }
 #endif
 
 }  // namespace
@@ -81,12 +83,15 @@ int run_cases(const std::string& filter, int threads, double seconds) {
     ++found;
     const auto run = one.make();
     run();
-    const double before = one.flops > 0 ? packed_product_rate(threads) : 0;
+    const auto product_rate = [&] {
+      return one.flops > 0 ? packed_product_rate(threads, one.precision) : 0;
+    };
+    const double before = product_rate();
     reset_peak_memory();
     const Seconds time = timed(run, seconds);
     const std::int64_t peak = memory_stats().peak;
     // Once more: on a machine whose clock varies, the better rate is nearer to the truth.
-    const double rate = std::max(before, one.flops > 0 ? packed_product_rate(threads) : 0);
+    const double rate = std::max(before, product_rate());
     const char* unit = one.unit == Unit::ms ? "ms" : one.unit == Unit::us ? "us" : "ns";
     // Nanoseconds an op: a run is a chain of 1000.
     const double scale = one.unit == Unit::ms ? 1e3 : 1e6;

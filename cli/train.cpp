@@ -1,4 +1,5 @@
 #include <fmt/format.h>
+#include <unroll/graph/precision.h>
 #include <unroll/graph/threads.h>
 #include <unroll/ops/loss.h>
 #include <unroll/optim/adam.h>
@@ -15,7 +16,7 @@ namespace unroll::cli {
 namespace {
 
 struct TrainArguments {
-  std::string model = "lstm", text, out, recipe;
+  std::string model = "lstm", text, out, recipe, precision = "f32";
   std::int64_t parameters = 0, hidden = 0, embedding = 128, batch = 12, context = 64;
   std::int64_t steps = 2000, evaluate_every = 500, warmup = 100, seed = 1337;
   int layers = 2, heads = 4, threads = 1, evaluation_batches = 200, patience = 0;
@@ -71,6 +72,8 @@ ModelConfig config_of(const TrainArguments& a, std::int64_t vocabulary) {
 
 void run(const TrainArguments& a) {
   set_threads(a.threads);
+  const DType precision = a.precision == "bf16" ? DType::bf16 : DType::f32;
+  check_precision(precision);
   const std::string text = read_text(a.text);
   const Vocabulary vocabulary = Vocabulary::characters(text);
   const std::vector<std::int64_t> tokens = vocabulary.encode(text);
@@ -109,6 +112,7 @@ void run(const TrainArguments& a) {
                                            .warmup_steps = std::min(a.warmup, a.steps / 2),
                                            .final_rate = a.learning_rate / 10}),
              .clip_norm = a.clip,
+             .precision = precision,
              .evaluate_every = a.evaluate_every,
              .patience = a.patience,
              .log = a.out + "/log.jsonl",
@@ -162,6 +166,10 @@ void add_train(CLI::App& app) {
       ->check(whole(1, 1'000'000'000));
   command->add_option("--patience", a->patience, "Evaluations without a better loss; 0: never stop")
       ->check(whole(0, 1'000'000'000));
+  command
+      ->add_option("--precision", a->precision,
+                   "Of the products in training: f32, or bf16 where the processor has it")
+      ->check(CLI::IsMember({"f32", "bf16"}));
   command->add_option("--seed", a->seed)->check(whole(std::numeric_limits<std::int64_t>::min()));
   command->add_option("--threads", a->threads)->check(whole(1, 1024));
   command->add_flag("--carry-state", a->carry_state,

@@ -1,6 +1,7 @@
 #pragma once
 
 // Everything that a program needs to define, train and run sequence models.
+#include <unroll/graph/dry_run.h>
 #include <unroll/graph/gradient_check.h>
 #include <unroll/graph/program.h>
 #include <unroll/graph/tape.h>
@@ -40,4 +41,5 @@
 #include <unroll/optim/sgd.h>
 #include <unroll/train/batches.h>
 #include <unroll/train/sequence_model.h>
+#include <unroll/train/train_step.h>
 #include <unroll/train/trainer.h>

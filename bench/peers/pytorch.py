@@ -119,7 +119,7 @@ class GPT(nn.Module):
         return self.head(self.norm(self.blocks(self.embed(x) + self.positions)))
 
 
-def training(make_model, *shape):
+def training(make_model, *shape, bf16=False):
     """On sequences [T, B, inputs], or on tokens where the shape is [B, T]."""
     model = make_model()
     adam = torch.optim.Adam(model.parameters(), lr=1e-3)
@@ -129,7 +129,9 @@ def training(make_model, *shape):
 
     def run():
         adam.zero_grad(set_to_none=True)
-        out = model(x)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            out = model(x)
+        out = out.float()
         loss = F.cross_entropy(out.flatten(0, 1), y.flatten()) if tokens else out.square().mean()
         loss.backward()
         adam.step()
@@ -194,6 +196,10 @@ def cases():
     for k in kinds:
         for size in (64, 256):
             yield f"stream {k} {size} B1", "us", lambda k=k, size=size: stream(k, size)
+    yield ("LSTM 512 B32 T64 bf16", "ms",
+           lambda: training(lambda: Recurrent("LSTM", 512, 512), 64, 32, 512, bf16=True))
+    yield ("nanoGPT-cpu 4L4H128 B12 T64 bf16", "ms",
+           lambda: training(lambda: GPT(128, 4, 4, 64), 12, 64, bf16=True))
     yield "autograd overhead ns/op (scalar mul chain fwd+bwd)", "ns", overhead
 
 

@@ -159,6 +159,7 @@ TEST_CASE("wrong input: a message that names it, a code that is not 0, no files"
   all.push_back({"train --steps many" + text + quoted(good), "--steps"});
   all.push_back({"train --hidden -3 --steps 2" + text + quoted(good), "hidden"});
   all.push_back({"train --recipe best" + text + quoted(good), "best"});
+  all.push_back({"train --precision f16" + text + quoted(good), "bf16"});
   all.push_back({"train --nonsense 1" + text + quoted(good), "--nonsense"});
   all.push_back({"train", "--text"});
   all.push_back({"train --learning-rate nan" + text + quoted(good), "'nan' is not a number above"});

@@ -280,6 +280,7 @@ TEST_CASE("the log holds one line of JSON an evaluation, and goes on after a res
     CHECK(json.at("train_loss").get<double>() > 0);
     CHECK(json.at("validation_loss").get<double>() > 0);
     CHECK(json.at("learning_rate") == 1e-2);
+    CHECK(json.at("precision") == "f32");
   }
   CHECK(!std::getline(lines, line));
   CHECK_THROWS_AS(setup.run({.steps = 9, .log = "/nowhere/log"}), DataError);

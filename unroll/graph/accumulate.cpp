@@ -41,11 +41,12 @@ Tensor accumulate(const Tensor& a, const Tensor& b) {
 }
 
 void accumulate_into(Tensor& sum, const Tensor& part) {
-  if (Tape::current() != nullptr || !sum.unique() || sum.is_abstract() ||
+  if (Tape::current() != nullptr || !sum.unique() || (sum.is_abstract() && !detail::dry) ||
       sum.shape() != part.shape() || sum.dtype() != part.dtype()) {
     sum = accumulate(sum, part);
     return;
   }
+  if (detail::dry) return;
   with_float("accumulate", sum.dtype(), [&](auto zero) {
     using T = decltype(zero);
     add(sum.ptr<T>(), part.ptr<T>(), sum.mutable_ptr<T>(), sum.numel());

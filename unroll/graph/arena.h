@@ -87,7 +87,13 @@ class Arena {
       }
       constexpr std::size_t block_bytes = 64 * 1024;
       const std::size_t size = bytes > block_bytes ? bytes : block_bytes;
-      blocks_.push_back({Buffer::allocate(size), size});
+      blocks_.push_back({nullptr, size});  // first: if that fails, no block is lost
+      try {
+        blocks_.back().buffer = Buffer::allocate(size);
+      } catch (...) {
+        blocks_.pop_back();
+        throw;
+      }
       current_ = blocks_.size() - 1;
       used_ = 0;
     }

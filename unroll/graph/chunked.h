@@ -31,7 +31,7 @@ class Chunked {
   template <class... Args>
   T& emplace_back(Args&&... args) {
     if (size_ == chunks_.size() * per_chunk) [[unlikely]]
-      chunks_.push_back(CachedAllocator<T>().allocate(per_chunk));
+      add_chunk();
     T* const place = &(*this)[size_];
     new (place) T{std::forward<Args>(args)...};
     ++size_;
@@ -43,6 +43,16 @@ class Chunked {
   }
 
  private:
+  void add_chunk() {
+    chunks_.push_back(nullptr);  // first: if that fails, no chunk is lost
+    try {
+      chunks_.back() = CachedAllocator<T>().allocate(per_chunk);
+    } catch (...) {
+      chunks_.pop_back();
+      throw;
+    }
+  }
+
   static constexpr std::size_t per_chunk = 128;
   std::vector<T*, CachedAllocator<T*>> chunks_;
   std::size_t size_ = 0;

@@ -56,6 +56,7 @@ double Generator::normal() {
 
 Tensor Generator::uniform(const Shape& shape, double low, double high, DType dtype) {
   Tensor result = Tensor::empty(shape, dtype);
+  if (result.is_abstract()) return result;
   with_float("uniform", dtype, [&](auto zero) {
     using T = decltype(zero);
     for (T& x : result.mutable_data<T>()) x = static_cast<T>(low + (high - low) * uniform());
@@ -65,6 +66,7 @@ Tensor Generator::uniform(const Shape& shape, double low, double high, DType dty
 
 Tensor Generator::normal(const Shape& shape, double mean, double deviation, DType dtype) {
   Tensor result = Tensor::empty(shape, dtype);
+  if (result.is_abstract()) return result;
   with_float("normal", dtype, [&](auto zero) {
     using T = decltype(zero);
     for (T& x : result.mutable_data<T>()) x = static_cast<T>(mean + deviation * normal());

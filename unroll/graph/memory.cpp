@@ -1,11 +1,10 @@
 #include <fmt/format.h>
-#include <unroll/graph/cpu.h>
-#include <unroll/graph/error.h>
 #include <unroll/graph/memory.h>
 
 #include <bit>
 #include <cstdlib>
 #include <deque>
+#include <limits>
 #include <mutex>
 #include <new>
 #include <utility>
@@ -34,6 +33,34 @@ std::size_t class_bytes(int size_class) {
   return ((((4 + quarter + 1) << power) + 3) / 4) * smallest;
 }
 
+constexpr std::int64_t unlimited = std::numeric_limits<std::int64_t>::max();
+std::atomic<std::int64_t> most_held{unlimited};
+// All blocks of all threads, in use or kept for reuse. It changes only where the system is asked,
+// so that the limit costs nothing where a block comes from a cache.
+std::atomic<std::int64_t> held{0};
+
+bool reserve(std::int64_t bytes) {
+  if (held.fetch_add(bytes, std::memory_order_relaxed) + bytes <=
+      most_held.load(std::memory_order_relaxed))
+    return true;
+  held.fetch_sub(bytes, std::memory_order_relaxed);
+  return false;
+}
+
+void give_back(Buffer* block) {
+  held.fetch_sub(static_cast<std::int64_t>(block->capacity), std::memory_order_relaxed);
+  block->~Buffer();
+  std::free(block);
+}
+
+void* ask_system(std::size_t capacity) {
+  if (!reserve(static_cast<std::int64_t>(capacity))) return nullptr;
+  void* const memory = std::aligned_alloc(alignof(Buffer), sizeof(Buffer) + capacity);
+  if (memory == nullptr)
+    held.fetch_sub(static_cast<std::int64_t>(capacity), std::memory_order_relaxed);
+  return memory;
+}
+
 // One thread's share of the counts, and its blocks that nobody uses. Only that thread writes: plain
 // loads and stores, no locked instructions, which would cost more than the allocation itself. A
 // block that another thread frees counts negative there; only the sums mean something.
@@ -45,13 +72,20 @@ struct ThreadMemory {
   static void add(std::atomic<std::int64_t>& count, std::int64_t amount) {
     count.store(count.load(std::memory_order_relaxed) + amount, std::memory_order_relaxed);
   }
+  void count(MemoryKind kind, std::int64_t size) {
+    add(by_kind[static_cast<std::size_t>(kind)], size);
+    add(live, size);
+  }
+  void note_peak() {
+    const std::int64_t now = live.load(std::memory_order_relaxed);
+    if (now > peak.load(std::memory_order_relaxed)) peak.store(now, std::memory_order_relaxed);
+  }
   void clear() {
     for (Buffer*& first : free) {
       while (first != nullptr) {
         Buffer* const block = std::exchange(first, first->next);
         add(cached, -static_cast<std::int64_t>(block->capacity));
-        block->~Buffer();
-        std::free(block);
+        give_back(block);
       }
     }
   }
@@ -104,26 +138,20 @@ ThreadMemory& this_thread() {
   return *thread_memory;
 }
 
-[[noreturn]] void fail_to_allocate(std::size_t bytes) {
-  const MemoryStats stats = memory_stats();
-  fail("memory",
-       fmt::format("{} bytes asked, {} live (values {}, gradients {}, parameters {}, "
-                   "optimizer {}), none left",
-                   bytes, stats.live, stats.live_by_kind[0], stats.live_by_kind[1],
-                   stats.live_by_kind[2], stats.live_by_kind[3]),
-       fmt::format("Use a smaller batch or a shorter sequence (built for {})", built_for()));
-}
-
-Buffer* system_block(std::size_t capacity) {
-  void* memory = std::aligned_alloc(alignof(Buffer), sizeof(Buffer) + capacity);
-  if (memory == nullptr) fail_to_allocate(capacity);
-  return new (memory) Buffer;
+Buffer* system_block(ThreadMemory& memory, std::size_t capacity, std::size_t bytes) {
+  void* block = ask_system(capacity);
+  if (block == nullptr) {
+    memory.clear();
+    block = ask_system(capacity);
+  }
+  if (block == nullptr) throw MemoryError(bytes);
+  return new (block) Buffer;
 }
 
 }  // namespace
 
 Buffer* Buffer::allocate(std::size_t bytes) {
-  if (bytes > largest) fail_to_allocate(bytes);
+  if (bytes > largest) throw MemoryError(bytes);
   const int size_class = class_of(bytes);
   ThreadMemory& memory = this_thread();
   Buffer* block = memory.free[static_cast<std::size_t>(size_class)];
@@ -133,35 +161,96 @@ Buffer* Buffer::allocate(std::size_t bytes) {
     block->references.store(1, std::memory_order_relaxed);
   } else {
     const std::size_t capacity = class_bytes(size_class);
-    block = system_block(capacity);
+    block = system_block(memory, capacity, bytes);
     block->size_class = static_cast<std::uint8_t>(size_class);
     block->capacity = capacity;
     ThreadMemory::add(memory.system, 1);
   }
   block->kind = current_kind;
-  const auto size = static_cast<std::int64_t>(block->capacity);
   ThreadMemory::add(memory.allocations, 1);
-  ThreadMemory::add(memory.by_kind[static_cast<std::size_t>(current_kind)], size);
-  ThreadMemory::add(memory.live, size);
-  const std::int64_t live = memory.live.load(std::memory_order_relaxed);
-  if (live > memory.peak.load(std::memory_order_relaxed))
-    memory.peak.store(live, std::memory_order_relaxed);
+  memory.count(current_kind, static_cast<std::int64_t>(block->capacity));
+  memory.note_peak();
+  return block;
+}
+
+Buffer* Buffer::allocate_phantom(std::size_t bytes) {
+  if (bytes > largest) throw MemoryError(bytes);
+  void* const header = std::aligned_alloc(alignof(Buffer), sizeof(Buffer));
+  if (header == nullptr) throw MemoryError(bytes);
+  auto* const block = new (header) Buffer;
+  block->phantom = true;
+  block->kind = current_kind;
+  block->capacity = class_bytes(class_of(bytes));
+  ThreadMemory& memory = this_thread();
+  memory.count(current_kind, static_cast<std::int64_t>(block->capacity));
+  memory.note_peak();
   return block;
 }
 
 void Buffer::free() {
   const auto size = static_cast<std::int64_t>(capacity);
   ThreadMemory& memory = this_thread();
-  ThreadMemory::add(memory.live, -size);
-  ThreadMemory::add(memory.by_kind[static_cast<std::size_t>(kind)], -size);
-  if (caching && !thread_ends) [[likely]] {
+  memory.count(kind, -size);
+  if (phantom) [[unlikely]] {
+    this->~Buffer();
+    std::free(this);
+  } else if (caching && !thread_ends) [[likely]] {
     next = memory.free[size_class];
     memory.free[size_class] = this;
     ThreadMemory::add(memory.cached, size);
   } else {
-    this->~Buffer();
-    std::free(this);
+    give_back(this);
   }
+}
+
+MemoryError::MemoryError(std::string_view op, Story story)
+    : Error(error_message(op,
+                          fmt::format("{}{}; {}{}", story.asked, story.by, story.live, story.place),
+                          nullptr, "Use a smaller batch or a shorter sequence")),
+      story_(std::move(story)) {}
+
+namespace {
+
+std::string live_memory() {
+  const MemoryStats stats = memory_stats();
+  const std::string limit =
+      memory_limit() > 0 ? fmt::format(", limit {}", memory_limit()) : ", no limit set";
+  return fmt::format("{} live (values {}, gradients {}, parameters {}, optimizer {}){}", stats.live,
+                     stats.live_by_kind[0], stats.live_by_kind[1], stats.live_by_kind[2],
+                     stats.live_by_kind[3], limit);
+}
+
+}  // namespace
+
+MemoryError::MemoryError(std::size_t bytes)
+    : MemoryError("memory", {.asked = fmt::format("{} bytes asked", bytes),
+                             .by = {},
+                             .live = live_memory(),
+                             .place = {}}) {}
+
+MemoryError::MemoryError(const MemoryError& inside, std::string_view op, std::string_view operands,
+                         const Where& where)
+    : MemoryError(op, [&] {
+        Story story = inside.story_;
+        if (story.by.empty()) story.by = fmt::format(" by {} of {}", op, operands);
+        if (where.line() != 0) {
+          const std::string_view path = where.file_name();
+          story.place =
+              fmt::format(" ({}:{})", path.substr(path.find_last_of('/') + 1), where.line());
+        }
+        return story;
+      }()) {}
+
+void set_memory_limit(std::int64_t bytes) {
+  if (bytes < 0)
+    fail("memory", fmt::format("a limit of {} bytes", bytes), "It is at least 0, which is none");
+  most_held.store(bytes == 0 ? unlimited : bytes, std::memory_order_relaxed);
+  if (bytes != 0) release_cached_memory();
+}
+
+std::int64_t memory_limit() {
+  const std::int64_t bytes = most_held.load(std::memory_order_relaxed);
+  return bytes == unlimited ? 0 : bytes;
 }
 
 MemoryStats memory_stats() {
@@ -184,6 +273,19 @@ void reset_peak_memory() {
   const std::lock_guard lock(all.mutex);
   for (ThreadMemory& one : all.threads) one.peak.store(one.live.load());
 }
+
+namespace detail {
+
+std::int64_t thread_peak() { return this_thread().peak.load(std::memory_order_relaxed); }
+void set_thread_peak(std::int64_t bytes) { this_thread().peak.store(bytes); }
+std::int64_t thread_live() { return this_thread().live.load(std::memory_order_relaxed); }
+
+void count_buffer(const Buffer& buffer, bool counted) {
+  const auto size = static_cast<std::int64_t>(buffer.capacity);
+  this_thread().count(buffer.kind, counted ? size : -size);
+}
+
+}  // namespace detail
 
 void release_cached_memory() { this_thread().clear(); }
 

@@ -1,9 +1,13 @@
 #pragma once
 
+#include <unroll/graph/error.h>
+
 #include <array>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <string>
+#include <string_view>
 
 namespace unroll {
 
@@ -11,11 +15,13 @@ namespace unroll {
 enum class MemoryKind : std::uint8_t { value, gradient, parameter, optimizer };
 inline constexpr int memory_kinds = 4;
 
-/// A reference-counted block of memory: this header, then the data, 64-byte aligned.
+/// A reference-counted block of memory: this header, then the data, 64-byte aligned. A phantom,
+/// met in a dry run, is counted like any other and has no data.
 struct alignas(64) Buffer {
   std::atomic<std::uint32_t> references{1};
   MemoryKind kind = MemoryKind::value;
   std::uint8_t size_class = 0;
+  bool phantom = false;
   std::size_t capacity = 0;  ///< bytes of data
   Buffer* next = nullptr;    ///< of the blocks in a cache
 
@@ -29,8 +35,10 @@ struct alignas(64) Buffer {
   }
 
   /// A block of at least `bytes`, from the thread's cache where one of its size class is free.
-  /// Throws Error naming the bytes asked and what is live when the system has none left.
+  /// Throws MemoryError where the limit or the system's memory ends; apply() adds the op's name.
   static Buffer* allocate(std::size_t bytes);
+  /// A block without data, counted as if it had some.
+  static Buffer* allocate_phantom(std::size_t bytes);
 
  private:
   void free();
@@ -47,6 +55,32 @@ struct MemoryStats {
 
 MemoryStats memory_stats();
 void reset_peak_memory();
+
+/// From here on buffers take no more than `bytes` from the system, those kept for reuse included;
+/// 0: as much as it has. What the calling thread keeps for reuse is given back now, and whenever
+/// the limit is met, before anything fails; what other threads keep counts. Where more is held
+/// already it stays, and nothing is added to it. Throws Error for a negative number.
+void set_memory_limit(std::int64_t bytes);
+std::int64_t memory_limit();  ///< in bytes; 0: none
+
+/// Memory ended: the limit's or the system's. The message tells the op that asked, the bytes asked
+/// and what was live, in all and by kind. Parameters and optimizers are as they were.
+class MemoryError : public Error {
+ public:
+  explicit MemoryError(std::size_t bytes);
+  /// The same, seen from the op, walk back or optimizer in which it happened: `op` stands at the
+  /// beginning of the message; the first op to be named so, and its operands, are those that asked.
+  MemoryError(const MemoryError& inside, std::string_view op, std::string_view operands,
+              const Where& where);
+
+ private:
+  struct Story {
+    std::string asked, by, live, place;
+  };
+  MemoryError(std::string_view op, Story story);
+
+  Story story_;
+};
 /// Gives the calling thread's cached blocks back to the system.
 void release_cached_memory();
 
@@ -61,6 +95,17 @@ class MemoryScope {
  private:
   MemoryKind previous_;
 };
+
+namespace detail {
+/// On this thread tensors are phantoms and ops only infer: see DryRun.
+inline constinit thread_local bool dry = false;
+/// The most that this thread has had live; the second sets it.
+std::int64_t thread_peak();
+void set_thread_peak(std::int64_t bytes);
+std::int64_t thread_live();
+/// Leaves a live buffer out of the counts, or takes it in again.
+void count_buffer(const Buffer& buffer, bool counted);
+}  // namespace detail
 
 /// Lets standard containers live in cached blocks, so that a tape costs no heap allocation.
 template <class T>

@@ -65,6 +65,12 @@ class Op {
   /// `allocates()`, it assigns the outputs instead (views, compositions).
   virtual void forward(Args in, std::span<Tensor> out) const = 0;
   virtual bool allocates() const { return false; }
+  /// Bytes that forward() allocates for itself and frees again; a dry run counts them. Of an op
+  /// that `allocates()`, a dry run calls forward() instead, on tensors without data.
+  virtual std::size_t workspace(Args in) const {
+    (void)in;
+    return 0;
+  }
 
   /// Makes repeated calls ready, whose inputs are like `in`; those `fixed` keep their data from
   /// call to call, the others may be abstract. Default: a kernel that calls forward().

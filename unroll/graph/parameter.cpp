@@ -1,3 +1,4 @@
+#include <unroll/graph/dry_run.h>
 #include <unroll/graph/parameter.h>
 #include <unroll/graph/tape.h>
 
@@ -17,6 +18,11 @@ void Parameter::set_value(const Tensor& value) {
   const MemoryScope scope(MemoryKind::parameter);
   state_->value = value.clone();
   ++state_->version;
+}
+
+void Parameter::zero_grad() {
+  if (detail::dry) DryRun::set_aside(state_);
+  state_->grad = {};
 }
 
 Tensor& Parameter::mutable_value() {

@@ -40,7 +40,7 @@ class Parameter {
   /// Copies `value` in. Throws ShapeError for another shape; a value of another float dtype
   /// replaces the storage.
   void set_value(const Tensor& value);
-  void zero_grad() { state_->grad = {}; }
+  void zero_grad();
   void set_grad(const Tensor& grad) { state_->grad = grad; }
   /// For optimizers: the elements, to be changed in place. A tape that still holds the old value
   /// keeps it, since the storage is copied first where somebody else refers to it.

@@ -164,6 +164,12 @@ std::span<const Tensor> Program::operator()(std::span<const Tensor> inputs) {
   return p.outputs;
 }
 
+Tensor Program::take(std::size_t i) {
+  if (i >= impl_->outputs.size())
+    fail("program", fmt::format("output {} of {}", i, impl_->outputs.size()));
+  return std::move(impl_->outputs[i]);
+}
+
 const std::vector<Parameter>& Program::parameters() const { return impl_->parameters; }
 std::size_t Program::planned_bytes() const { return impl_->planned; }
 std::size_t Program::size() const { return impl_->calls.size(); }

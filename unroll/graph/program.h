@@ -35,6 +35,9 @@ class Program {
     return (*this)(std::span(inputs.begin(), inputs.size()));
   }
 
+  /// Moves output i of the last run out of the program: the receiver is its only holder.
+  Tensor take(std::size_t i);
+
   /// The parameters it reads, in the order of their first use. Their values are read anew by
   /// every run.
   const std::vector<Parameter>& parameters() const;

@@ -1,5 +1,7 @@
 #include <fmt/format.h>
 #include <unroll/graph/accumulate.h>
+#include <unroll/graph/dry_run.h>
+#include <unroll/graph/precision.h>
 #include <unroll/graph/tape.h>
 #include <unroll/graph/threads.h>
 
@@ -50,6 +52,15 @@ void allocate_outputs(const Op& op, Args in, std::span<Tensor> out) {
     out[i] = Tensor::empty(specs[i].shape, specs[i].dtype);
 }
 
+// Only shapes are known of an input, so that only shapes can be inferred. In a dry run that is so
+// of every tensor: there, the inputs of a trace are those whose memory is not even counted.
+bool on_shapes(Args in) {
+  if (detail::dry && (current_tape == nullptr || !current_tape->traces())) return false;
+  for (std::size_t i = 0; i < in.size(); ++i)
+    if (in[i].is_abstract() && !(detail::dry && in[i].is_phantom())) return true;
+  return false;
+}
+
 // The op knows what was wrong, only the call of apply() knows who called.
 [[noreturn]] void rethrow_with_place(const ShapeError& error, const Where& where) {
   if (where.line() == 0 || std::string_view(error.what()).find(".cpp:") != std::string::npos)
@@ -81,23 +92,30 @@ void Op::vjp(Vjp&) const {
 NoGrad::NoGrad() : saved_(std::exchange(current_tape, nullptr)) {}
 NoGrad::~NoGrad() { current_tape = saved_; }
 
+void compute(const Op& op, Args in, std::span<Tensor> out) {
+  if (op.allocates()) return op.forward(in, out);
+  allocate_outputs(op, in, out);
+  if (!detail::dry) [[likely]]
+    return op.forward(in, out);
+  if (const auto bytes = static_cast<std::int64_t>(op.workspace(in)); bytes > 0)
+    Tensor::empty({bytes}, DType::u8);
+}
+
 void apply(const Op& op, Args in, std::span<Tensor> out, const Where& where) {
-  bool abstract = false;
-  for (std::size_t i = 0; i < in.size(); ++i) {
+  for (std::size_t i = 0; i < in.size(); ++i)
     if (!in[i].defined()) fail(op.name(), fmt::format("input {} is an undefined tensor", i), where);
-    abstract = abstract || in[i].is_abstract();
-  }
   try {
-    if (abstract) {
+    if (on_shapes(in)) {
       infer_abstract(op, in, out);
     } else {
       const detail::FlushDenormals flush;
       const CurrentTape unrecorded(nullptr);  // a composition inside an op is not on the tape
-      if (!op.allocates()) allocate_outputs(op, in, out);
-      op.forward(in, out);
+      compute(op, in, out);
     }
   } catch (const ShapeError& error) {
     rethrow_with_place(error, where);
+  } catch (const MemoryError& error) {
+    throw MemoryError(error, op.name(), shapes_of(in), where);
   }
   if (current_tape == nullptr) return;
   if (current_tape->checks_numbers())
@@ -110,6 +128,9 @@ void apply(const Op& op, Args in, std::span<Tensor> out, const Where& where) {
 }
 
 Tape::Tape(Options options) : options_(options), id_(next_tape_id()), previous_(current_tape) {
+  check_precision(options.precision);
+  // A trace stands for what it was made from, which would have run on the tape around it.
+  if (options.trace && previous_ != nullptr) options_.precision = previous_->precision();
   flush_.emplace();
   current_tape = this;
 }
@@ -140,11 +161,20 @@ Tensor Tape::leaf(const std::shared_ptr<ParameterState>& parameter) {
   const auto [found, fresh] =
       leaf_of_.try_emplace(parameter.get(), static_cast<std::uint32_t>(nodes_.size()));
   if (fresh) {
-    input(parameter->value, true);
+    // A trace must not keep the parameter's storage from being changed in place later on.
+    const Tensor& value = parameter->value;
+    input(options_.trace ? Tensor::abstract(value.shape(), value.dtype()) : value, true);
     nodes_.back().parameter = arena_.make(parameter);
     leaves_.push_back(found->second);
   }
-  return values_[nodes_[found->second].first_output].tensor;
+  // A walk back has let go of it.
+  Tensor& value = values_[nodes_[found->second].first_output].tensor;
+  if (value.is_abstract() && !value.is_phantom() && !options_.trace) {
+    const TapeRef ref = value.ref();
+    value = parameter->value;
+    value.set_ref(ref);
+  }
+  return value;
 }
 
 // A trace takes values of an outer tape as inputs, so that gradients can leave through them.
@@ -275,7 +305,12 @@ void Tape::step_back(const Node& node, Grads& grads) {
         .grads = Args(gradients.span()),
         .needed = needed.span(),
         .result = results.span()};
-  node.op->vjp(v);
+  try {
+    node.op->vjp(v);
+  } catch (const MemoryError& error) {
+    throw MemoryError(error, fmt::format("{}, backward", node.op->name()), shapes_of(v.inputs),
+                      node.where);
+  }
   for (std::size_t i = 0; i < node.output_count; ++i) output_grads[i] = {};
   take_gradients(node, v, grads);
 }
@@ -290,7 +325,7 @@ void Tape::take_gradients(const Node& node, Vjp& v, Grads& grads) {
            fmt::format("its vjp gives input {} a gradient {} for a value {}", i, to_string(part),
                        to_string(v.inputs[i])),
            node.where);
-    if (part.is_abstract() && !options_.trace)
+    if (part.is_abstract() && !options_.trace && !detail::dry)
       fail(node.op->name(), "its vjp reads an input or output that keep() does not name");
     if (options_.check_numbers && !all_finite(part))
       fail(node.op->name(),
@@ -326,9 +361,25 @@ void Tape::backward(const Tensor& loss, const BackwardOptions& options) {
   Grads grads(values_up_to(value));
   grads[value] = Tensor::full(loss.shape(), 1.0, loss.dtype());
   const detail::FlushDenormals flush;
+  // Where nothing was recorded behind the loss, nobody needs the parameters' values any longer: an
+  // optimizer can change them in place, without a copy.
+  const bool last = values_[value].producer + 1 == nodes_.size();
   for (std::size_t n = values_[value].producer + 1; n-- > options.down_to.nodes;) {
     step_back(nodes_[n], grads);
-    if (!options.retain) release(nodes_[n]);
+    if (options.retain) continue;
+    release(nodes_[n]);
+    if (last && nodes_[n].parameter != nullptr) values_[nodes_[n].first_output].tensor.drop_data();
+  }
+  // All that can fail comes first.
+  for (std::uint32_t leaf : leaves_) {
+    const Node& node = nodes_[leaf];
+    if (node.first_output > value || !grads[node.first_output].defined()) continue;
+    if (detail::dry) DryRun::set_aside(*node.parameter);
+    Tensor& grad = (*node.parameter)->grad;
+    const Tensor& part = grads[node.first_output];
+    if (!grad.defined()) continue;
+    if (grad.shape() != part.shape() || grad.dtype() != part.dtype()) accumulate(grad, part);
+    if (!grad.unique()) grad = grad.clone();
   }
   for (std::uint32_t leaf : leaves_) {
     const Node& node = nodes_[leaf];

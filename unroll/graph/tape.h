@@ -46,6 +46,10 @@ class Tape {
   struct Options {
     bool check_numbers = false;  ///< name the first op whose result is not finite
     bool trace = false;          ///< record every op, not only those on the way to a gradient
+    /// Of products of f32 tensors: f32, or bf16, which rounds their operands and adds and returns
+    /// f32. Throws Error where the build or the processor has no bf16. What is traced (scan, a
+    /// Program) takes it from the tape around it.
+    DType precision = DType::f32;
   };
   /// A position: what was recorded before it can be kept while the rest is undone.
   struct Mark {
@@ -117,6 +121,7 @@ class Tape {
   void record(const Op& op, Args inputs, std::span<Tensor> outputs, const Where& where);
   Tensor leaf(const std::shared_ptr<ParameterState>& parameter);
   bool checks_numbers() const { return options_.check_numbers; }
+  DType precision() const { return options_.precision; }
   /// A program is made of it: what its walk back records is not differentiated again, so that a
   /// vjp need not be.
   bool traces() const { return options_.trace; }
@@ -162,6 +167,9 @@ class NoGrad {
  private:
   Tape* saved_;
 };
+
+/// Computes an op, its outputs' memory included; in a dry run counts that and computes nothing.
+void compute(const Op& op, Args inputs, std::span<Tensor> outputs);
 
 /// Runs an op: infers, allocates, computes, records. Errors name the op, the shapes and `where`.
 void apply(const Op& op, Args inputs, std::span<Tensor> outputs, const Where& where);

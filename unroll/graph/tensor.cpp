@@ -41,9 +41,14 @@ std::size_t bytes_of(const Shape& shape, DType dtype) {
 }  // namespace
 
 Tensor Tensor::empty(const Shape& shape, DType dtype) {
+  const std::size_t bytes = bytes_of(shape, dtype);
   Tensor result;
-  result.buffer_ = Buffer::allocate(bytes_of(shape, dtype));
-  result.data_ = result.buffer_->data();
+  if (detail::dry) [[unlikely]] {
+    result.buffer_ = Buffer::allocate_phantom(bytes);
+  } else {
+    result.buffer_ = Buffer::allocate(bytes);
+    result.data_ = result.buffer_->data();
+  }
   result.shape_ = shape;
   result.dtype_ = dtype;
   result.defined_ = true;
@@ -52,12 +57,14 @@ Tensor Tensor::empty(const Shape& shape, DType dtype) {
 
 Tensor Tensor::zeros(const Shape& shape, DType dtype) {
   Tensor result = empty(shape, dtype);
+  if (result.is_abstract()) return result;
   std::memset(result.data_, 0, static_cast<std::size_t>(shape.numel() * size_of(dtype)));
   return result;
 }
 
 Tensor Tensor::full(const Shape& shape, double value, DType dtype) {
   Tensor result = empty(shape, dtype);
+  if (result.is_abstract()) return result;
   with_number("full", dtype, [&](auto zero) {
     using T = decltype(zero);
     std::fill_n(result.mutable_ptr<T>(), shape.numel(), static_cast<T>(value));
@@ -118,16 +125,18 @@ Tensor Tensor::row(std::int64_t i) const {
 }
 
 Tensor Tensor::clone() const {
-  if (is_abstract()) return abstract(shape_, dtype_);
+  if (is_abstract() && !detail::dry) return abstract(shape_, dtype_);
   Tensor result = empty(shape_, dtype_);
+  if (result.is_abstract()) return result;
   std::memcpy(result.data_, data_, static_cast<std::size_t>(numel() * size_of(dtype_)));
   return result;
 }
 
 Tensor Tensor::to(DType dtype) const {
   if (dtype == dtype_) return *this;
-  if (is_abstract()) return abstract(shape_, dtype);
+  if (is_abstract() && !detail::dry) return abstract(shape_, dtype);
   Tensor result = empty(shape_, dtype);
+  if (result.is_abstract()) return result;
   with_number("to", dtype_, [&](auto from) {
     with_number("to", dtype, [&](auto into) {
       using From = decltype(from);
@@ -143,6 +152,9 @@ void Tensor::fail_access(DType wanted) const {
   if (!defined_) fail("tensor", "read of an undefined tensor");
   if (dtype_ != wanted)
     fail("tensor", fmt::format("{} read as {}", to_string(*this), to_string(wanted)));
+  if (detail::dry)
+    fail("dry run", fmt::format("the data of {} was read in a dry run", to_string(*this)),
+         "It runs on shapes alone: read losses and the like outside of it");
   fail("trace", fmt::format("the data of {} was read while tracing", to_string(*this)),
        "A traced function runs on shapes alone, so its data cannot steer it; use where() instead "
        "of a branch");

@@ -21,7 +21,7 @@ struct TapeRef {
 
 /// An immutable handle on a row-major array in a shared buffer. Copying a Tensor copies the
 /// handle. A tensor is undefined (no shape), abstract (a shape without data, met while a function
-/// is traced) or has data.
+/// is traced and in a dry run) or has data.
 class Tensor {
  public:
   Tensor() = default;
@@ -77,6 +77,8 @@ class Tensor {
 
   bool defined() const { return defined_; }
   bool is_abstract() const { return defined_ && data_ == nullptr; }
+  /// Abstract, and yet its memory is counted: see DryRun.
+  bool is_phantom() const { return buffer_ != nullptr && data_ == nullptr; }
   const Shape& shape() const { return shape_; }
   std::int64_t size(int axis) const { return shape_[axis]; }
   int rank() const { return shape_.rank(); }
@@ -144,6 +146,8 @@ class Tensor {
   bool unique() const {
     return buffer_ != nullptr && buffer_->references.load(std::memory_order_acquire) == 1;
   }
+  /// The block behind it, or nullptr.
+  const Buffer* buffer() const { return buffer_; }
   const TapeRef& ref() const { return ref_; }
   void set_ref(TapeRef ref) { ref_ = ref; }
 
@@ -178,6 +182,7 @@ Tensor Tensor::from(std::span<const T> values, const Shape& shape) {
   if (static_cast<std::int64_t>(values.size()) != shape.numel())
     fail_shape("tensor", std::to_string(values.size()) + " values for shape " + to_string(shape));
   Tensor result = empty(shape, dtype_of<T>());
+  if (result.is_abstract()) return result;
   std::copy(values.begin(), values.end(), result.mutable_ptr<T>());
   return result;
 }

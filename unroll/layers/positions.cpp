@@ -12,6 +12,7 @@ namespace {
 template <class F>
 Tensor table(std::int64_t steps, std::int64_t size, DType dtype, F fill) {
   Tensor result = Tensor::empty({steps, size}, dtype);
+  if (result.is_abstract()) return result;
   with_float("positions", dtype, [&](auto zero) {
     using T = decltype(zero);
     for (std::int64_t t = 0; t < steps; ++t)

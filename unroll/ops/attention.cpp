@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 #include <unroll/graph/tape.h>
+#include <unroll/graph/threads.h>
 #include <unroll/ops/arithmetic.h>
 #include <unroll/ops/attention_kernels.h>
 #include <unroll/ops/attention_plain.h>
@@ -169,6 +170,11 @@ struct AttentionBackward : OpRecord<AttentionBackward> {
   void infer(Args in, std::span<Spec> out) const override {
     for (std::size_t i = 0; i < layout.tensors; ++i) out[i] = in[i].spec();
   }
+  std::size_t workspace(Args in) const override {
+    const auto each = detail::attend_backward_workspace(
+        layout.rules(in), layout.time_major(), static_cast<std::size_t>(size_of(in[0].dtype())));
+    return each * static_cast<std::size_t>(threads());
+  }
   void forward(Args in, std::span<Tensor> out) const override {
     with_float(name(), in[0].dtype(), [&](auto zero) {
       using T = decltype(zero);
@@ -203,6 +209,11 @@ struct Attention : OpRecord<Attention> {
     const Shape q = layout.shape_of(in, 0);
     out[0] = {layout.time_major() ? Shape{q[2], q[0], q[1] * q[3]} : q, in[0].dtype()};
     out[1] = {{q[0], q[1], q[2]}, in[0].dtype()};
+  }
+  std::size_t workspace(Args in) const override {
+    const auto each = detail::attend_workspace(layout.rules(in), layout.time_major(),
+                                               static_cast<std::size_t>(size_of(in[0].dtype())));
+    return each * static_cast<std::size_t>(threads());
   }
   void forward(Args in, std::span<Tensor> out) const override {
     with_float(name(), in[0].dtype(), [&](auto zero) {

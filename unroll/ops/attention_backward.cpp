@@ -233,6 +233,16 @@ void run(const AttentionRules& r, const AttentionInputs<T>& in, const AttentionR
 
 }  // namespace
 
+std::size_t attend_backward_workspace(const AttentionRules& r, bool apart, std::size_t element) {
+  const bool single = element == sizeof(float);
+  const std::int64_t wide =
+      single ? Backward<float>::rounded(r.size) : Backward<double>::rounded(r.size);
+  const std::int64_t tiles =
+      single ? Backward<float>::elements(r.size) : Backward<double>::elements(r.size);
+  const std::int64_t copies = apart || wide != r.size ? 4 * r.keys * wide : 0;
+  return static_cast<std::size_t>(tiles + copies) * element;
+}
+
 void attend_backward(const AttentionRules& rules, const AttentionInputs<float>& in,
                      const AttentionResults<float>& results, const AttentionGrads<float>& grads) {
   run(rules, in, results, grads);

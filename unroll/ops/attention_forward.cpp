@@ -196,6 +196,14 @@ void run(const AttentionRules& r, const AttentionInputs<T>& in, HeadRows<T> out,
 
 }  // namespace
 
+std::size_t attend_workspace(const AttentionRules& r, bool apart, std::size_t element) {
+  if (r.queries <= 2) return static_cast<std::size_t>(2 * r.keys) * element;
+  const std::int64_t packed = apart ? 2 * r.keys * r.size : 0;
+  const std::int64_t tiles = element == sizeof(float) ? Forward<float>::elements(r.size)
+                                                      : Forward<double>::elements(r.size);
+  return static_cast<std::size_t>(tiles + packed) * element;
+}
+
 void attend(const AttentionRules& rules, const AttentionInputs<float>& in, HeadRows<float> out,
             float* log_sums) {
   run(rules, in, out, log_sums);

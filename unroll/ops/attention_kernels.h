@@ -47,6 +47,11 @@ void attend_few(const AttentionRules& rules, const AttentionInputs<float>& in, H
 void attend_few(const AttentionRules& rules, const AttentionInputs<double>& in,
                 HeadRows<double> out, double* log_sums);
 
+/// Bytes that attend() and attend_backward() allocate for themselves on each thread, at most.
+/// `apart`: rows of keys, values and their gradients do not follow each other.
+std::size_t attend_workspace(const AttentionRules& rules, bool apart, std::size_t element);
+std::size_t attend_backward_workspace(const AttentionRules& rules, bool apart, std::size_t element);
+
 /// What attend() gave, and the gradient of its output.
 template <class T>
 struct AttentionResults {

@@ -20,17 +20,18 @@ Tensor whole_mask(const Tensor& q, const Tensor& k, const AttentionOptions& o) {
                      queries = o.window > 0 ? q.size(2) : 1, offset = keys - q.size(2);
   const Tensor lengths = o.lengths.defined() ? o.lengths.to(DType::i64) : Tensor();
   Tensor seen = Tensor::empty({batch, 1, queries, keys}, q.dtype());
-  with_float("attention", q.dtype(), [&](auto zero) {
-    using T = decltype(zero);
-    T* p = seen.mutable_ptr<T>();
-    for (std::int64_t b = 0; b < batch; ++b)
-      for (std::int64_t i = 0; i < queries; ++i)
-        for (std::int64_t j = 0; j < keys; ++j) {
-          const bool within = !lengths.defined() || j < lengths.data<std::int64_t>()[b];
-          const bool near = o.window == 0 || j > i + offset - o.window;
-          *p++ = within && near ? T(1) : T(0);
-        }
-  });
+  if (!seen.is_abstract())
+    with_float("attention", q.dtype(), [&](auto zero) {
+      using T = decltype(zero);
+      T* p = seen.mutable_ptr<T>();
+      for (std::int64_t b = 0; b < batch; ++b)
+        for (std::int64_t i = 0; i < queries; ++i)
+          for (std::int64_t j = 0; j < keys; ++j) {
+            const bool within = !lengths.defined() || j < lengths.data<std::int64_t>()[b];
+            const bool near = o.window == 0 || j > i + offset - o.window;
+            *p++ = within && near ? T(1) : T(0);
+          }
+    });
   return o.mask.defined() ? o.mask.to(q.dtype()) * seen : seen;
 }
 

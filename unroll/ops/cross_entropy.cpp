@@ -151,6 +151,11 @@ struct CrossEntropy : OpRecord<CrossEntropy> {
       with_index(name(), in[1].dtype(), [&](auto i) { run<decltype(zero), decltype(i)>(in, out); });
     });
   }
+  std::size_t workspace(Args in) const override {  // each row's loss
+    return a.reduction == Reduction::none
+               ? 0
+               : static_cast<std::size_t>(in[1].numel() * size_of(in[0].dtype()));
+  }
   template <class T, class I>
   void run(Args in, std::span<Tensor> out) const {
     const std::int64_t classes = in[0].size(-1), rows = in[1].numel();

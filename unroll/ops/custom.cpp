@@ -40,6 +40,13 @@ struct FunctionOp : OpRecord<FunctionOp> {
   }
 
   void forward(Args in, std::span<Tensor> out) const override {
+    if (detail::dry && f->infer) {
+      std::vector<Spec> specs(out.size());
+      infer(in, specs);
+      for (std::size_t i = 0; i < out.size(); ++i)
+        out[i] = Tensor::empty(specs[i].shape, specs[i].dtype);
+      return;
+    }
     Tensors results = f->forward(copies(in));
     check_count(results.size());
     for (std::size_t i = 0; i < results.size(); ++i) {

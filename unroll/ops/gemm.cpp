@@ -1,4 +1,6 @@
+#include <unroll/graph/precision.h>
 #include <unroll/graph/threads.h>
+#include <unroll/ops/bf16.h>
 #include <unroll/ops/gemm.h>
 #include <unroll/ops/simd.h>
 
@@ -6,6 +8,8 @@
 
 namespace unroll {
 namespace {
+
+using detail::Bf16;
 
 // One row times a transposed matrix, as streaming meets it: a dot product for every row of B, read
 // once. oneDNN spends longer on packing B than on the product.
@@ -47,6 +51,15 @@ void run_piece(const Gemm& g, const float* a, const float* b, const float* bias,
 #endif
 }
 
+void run_piece(const Gemm& g, const Bf16* a, const Bf16* b, const float* bias, float* c) {
+#ifdef UNROLL_ONEDNN
+  detail::gemm_onednn(g, a, b, bias, c);
+#else
+  (void)g, (void)a, (void)b, (void)bias, (void)c;
+  check_precision(DType::bf16);  // says what is missing
+#endif
+}
+
 void run_piece(const Gemm& g, const double* a, const double* b, const double* bias, double* c) {
   detail::gemm_blas(g, a, b, bias, c);
 }
@@ -72,20 +85,20 @@ std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
 
 // Rows begin to end of the result. Columns of a transposed A are copied out: in place the backend
 // would take another way, and sum in another order.
-template <class T>
-void run_rows(const Gemm& g, std::int64_t begin, std::int64_t end, const T* a, const T* b,
+template <class In, class T>
+void run_rows(const Gemm& g, std::int64_t begin, std::int64_t end, const In* a, const In* b,
               const T* bias, T* c) {
   Gemm piece = g;
   piece.m = end - begin;
   if (!g.transpose_a) return run_piece(piece, a + begin * g.k, b, bias, c + begin * g.n);
-  Tensor columns = Tensor::empty({g.k, piece.m}, dtype_of<T>());
+  Tensor columns = Tensor::empty({g.k, piece.m, static_cast<std::int64_t>(sizeof(In))}, DType::u8);
   for (std::int64_t i = 0; i < g.k; ++i)
-    std::copy_n(a + i * g.m + begin, piece.m, columns.mutable_ptr<T>() + i * piece.m);
-  run_piece(piece, columns.ptr<T>(), b, bias, c + begin * g.n);
+    std::copy_n(a + i * g.m + begin, piece.m, columns.mutable_ptr<In>() + i * piece.m);
+  run_piece(piece, columns.ptr<In>(), b, bias, c + begin * g.n);
 }
 
-template <class T>
-void cut_and_run(const Gemm& g, const T* a, const T* b, const T* bias, T* c) {
+template <class In, class T>
+void cut_and_run(const Gemm& g, const In* a, const In* b, const T* bias, T* c) {
   if (g.m == 0 || g.n == 0 || g.batch == 0) return;
   if (g.k == 0) {
     for (std::int64_t i = 0; i < g.batch && !g.accumulate; ++i)
@@ -110,12 +123,24 @@ void cut_and_run(const Gemm& g, const T* a, const T* b, const T* bias, T* c) {
   });
 }
 
-// Laying B out pays where it is read by many rows, in blocks; a row alone reads it once.
+// Rounds the operands once, whatever pieces the product is cut into.
+void round_and_run(const Gemm& g, const float* a, const float* b, const float* bias, float* c) {
+  check_precision(DType::bf16);
+  const std::int64_t rows = g.transpose_b ? g.n : g.k, columns = g.transpose_b ? g.k : g.n;
+  const std::int64_t one_b = g.ldb != 0 ? (rows - 1) * g.ldb + columns : rows * columns;
+  const Tensor a16 = detail::rounded_to_bf16(a, (g.batch - 1) * g.step_a + g.m * g.k);
+  const Tensor b16 = detail::rounded_to_bf16(b, (g.batch - 1) * g.step_b + one_b);
+  cut_and_run(g, a16.ptr<Bf16>(), b16.ptr<Bf16>(), bias, c);
+}
+
+// Laying B out pays where it is read by many rows, in blocks; a row alone reads it once. In bf16 it
+// would have to be rounded again for each.
 template <class T>
 bool packs(const Gemm& g) {
 #ifdef UNROLL_ONEDNN
-  return std::is_same_v<T, float> && !(g.m == 1 && g.transpose_b);
+  return std::is_same_v<T, float> && (g.bf16 || !(g.m == 1 && g.transpose_b));
 #else
+  (void)g;
   return false;
 #endif
 }
@@ -143,12 +168,18 @@ void PackedGemm<T>::pack(const T* b) {
   b_ = b;
 #ifdef UNROLL_ONEDNN
   if constexpr (std::is_same_v<T, float>) {
+    if (pieces_.empty()) return;
+    Tensor rounded;
+    if (whole_.bf16) rounded = detail::rounded_to_bf16(b, whole_.k * whole_.n);
+    const auto* const rows = whole_.bf16 ? rounded.bytes() : reinterpret_cast<const std::byte*>(b);
+    const auto size = static_cast<std::int64_t>(whole_.bf16 ? sizeof(Bf16) : sizeof(float));
     for (Piece& piece : pieces_) {
       if (!piece.b.defined())
         piece.b = Tensor::empty(
             {static_cast<std::int64_t>(detail::packed_bytes_onednn(piece.gemm))}, DType::u8);
+      if (piece.b.is_abstract()) continue;
       const std::int64_t first = piece.column * (whole_.transpose_b ? whole_.k : 1);
-      detail::pack_onednn(piece.gemm, b + first, piece.b.bytes());
+      detail::pack_onednn(piece.gemm, rows + first * size, piece.b.bytes());
     }
   }
 #endif
@@ -157,8 +188,20 @@ void PackedGemm<T>::pack(const T* b) {
 template <class T>
 void PackedGemm<T>::run(const T* a, const T* bias, T* c) const {
   if (pieces_.empty()) return gemm(whole_, a, b_, bias, c);
+  if constexpr (std::is_same_v<T, float>) {
+    if (whole_.bf16) {
+      const Tensor rounded = detail::rounded_to_bf16(a, whole_.m * whole_.k);
+      return run_pieces(rounded.ptr<Bf16>(), bias, c);
+    }
+  }
+  run_pieces(a, bias, c);
+}
+
+template <class T>
+template <class In>
+void PackedGemm<T>::run_pieces(const In* a, const T* bias, T* c) const {
   if (pieces_.size() == 1)
-    return run_piece(pieces_[0].gemm, a, pieces_[0].b.template ptr<T>(), bias, c);
+    return run_piece(pieces_[0].gemm, a, pieces_[0].b.template ptr<In>(), bias, c);
   parallel_for(static_cast<std::int64_t>(pieces_.size()), 1, flops(whole_),
                [&](std::int64_t i, std::int64_t) {
                  run_columns(pieces_[static_cast<std::size_t>(i)], a, bias, c);
@@ -167,7 +210,8 @@ void PackedGemm<T>::run(const T* a, const T* bias, T* c) const {
 
 // By way of memory of its own: the backend is fast where the result's rows follow each other.
 template <class T>
-void PackedGemm<T>::run_columns(const Piece& piece, const T* a, const T* bias, T* c) const {
+template <class In>
+void PackedGemm<T>::run_columns(const Piece& piece, const In* a, const T* bias, T* c) const {
   const std::int64_t n = piece.gemm.n;
   Tensor columns = Tensor::empty({whole_.m, n}, dtype_of<T>());
   T* const own = columns.mutable_ptr<T>();
@@ -178,7 +222,7 @@ void PackedGemm<T>::run_columns(const Piece& piece, const T* a, const T* bias, T
     }
   };
   if (whole_.accumulate) copy(false);
-  run_piece(piece.gemm, a, piece.b.template ptr<T>(),
+  run_piece(piece.gemm, a, piece.b.template ptr<In>(),
             bias == nullptr ? nullptr : bias + piece.column, own);
   copy(true);
 }
@@ -186,7 +230,14 @@ void PackedGemm<T>::run_columns(const Piece& piece, const T* a, const T* bias, T
 template class PackedGemm<float>;
 template class PackedGemm<double>;
 
+std::size_t gemm_workspace(const Gemm& g, DType dtype) {
+  const bool copies = g.transpose_a && g.batch == 1 && piece_count(g) > 1;
+  return copies ? static_cast<std::size_t>(g.m * g.k * size_of(dtype)) : 0;
+}
+
 void gemm(const Gemm& g, const float* a, const float* b, const float* bias, float* c) {
+  const bool empty = g.m == 0 || g.n == 0 || g.k == 0 || g.batch == 0;
+  if (g.bf16 && !empty) return round_and_run(g, a, b, bias, c);
   cut_and_run(g, a, b, bias, c);
 }
 

@@ -15,6 +15,7 @@ struct Gemm {
   bool accumulate = false;  ///< add to what C holds
   bool bias = false;        ///< add a vector [n] to every row; not together with accumulate
   bool packed = false;      ///< B is as PackedGemm lays it out
+  bool bf16 = false;        ///< f32 operands are rounded to bf16; sums, bias and C stay f32
   std::int64_t m = 0, n = 0, k = 0;
   std::int64_t batch = 1;
   std::int64_t ldb = 0;  ///< elements from one row of B to the next; 0: its row length
@@ -25,9 +26,12 @@ struct Gemm {
 };
 
 /// f32 goes to oneDNN where it is built in, f64 to OpenBLAS. Bits do not depend on the number of
-/// threads.
+/// threads. With `bf16` f32 needs oneDNN and a processor that has it (check_precision()).
 void gemm(const Gemm& g, const float* a, const float* b, const float* bias, float* c);
 void gemm(const Gemm& g, const double* a, const double* b, const double* bias, double* c);
+
+/// Bytes that gemm() allocates for itself, on all threads together.
+std::size_t gemm_workspace(const Gemm& g, DType dtype);
 
 /// Products that share one right operand, which is laid out for the backend once: pays from the
 /// second product on. Set up for as many threads() as there are when it is made.
@@ -46,7 +50,11 @@ class PackedGemm {
     std::int64_t column = 0;
     Tensor b;  // undefined where the backend takes it as it is
   };
-  void run_columns(const Piece& piece, const T* a, const T* bias, T* c) const;
+  // In: T, or bf16's bits.
+  template <class In>
+  void run_pieces(const In* a, const T* bias, T* c) const;
+  template <class In>
+  void run_columns(const Piece& piece, const In* a, const T* bias, T* c) const;
 
   Gemm whole_;
   const T* b_ = nullptr;
@@ -54,10 +62,10 @@ class PackedGemm {
 };
 
 namespace detail {
-// One piece on the calling thread alone.
-void gemm_onednn(const Gemm& g, const float* a, const float* b, const float* bias, float* c);
+// One piece on the calling thread alone. A and B hold f32, or bf16 where the flag is set.
+void gemm_onednn(const Gemm& g, const void* a, const void* b, const float* bias, float* c);
 std::size_t packed_bytes_onednn(const Gemm& g);
-void pack_onednn(const Gemm& g, const float* b, std::byte* packed);
+void pack_onednn(const Gemm& g, const void* b, std::byte* packed);
 void gemm_blas(const Gemm& g, const float* a, const float* b, const float* bias, float* c);
 void gemm_blas(const Gemm& g, const double* a, const double* b, const double* bias, double* c);
 }  // namespace detail

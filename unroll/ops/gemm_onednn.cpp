@@ -41,6 +41,7 @@ Product make_product(const Gemm& g) {
   using Desc = dnnl::memory::desc;
   using Dims = dnnl::memory::dims;
   const auto f32 = dnnl::memory::data_type::f32;
+  const auto type = g.bf16 ? dnnl::memory::data_type::bf16 : f32;
   const std::int64_t lda = g.transpose_a ? g.m : g.k;
   const std::int64_t ldb = g.ldb != 0 ? g.ldb : (g.transpose_b ? g.k : g.n);
   Dims a_dims{g.m, g.k}, b_dims{g.k, g.n}, c_dims{g.m, g.n}, bias_dims{1, g.n};
@@ -57,9 +58,9 @@ Product make_product(const Gemm& g) {
     c_strides.insert(c_strides.begin(), g.step_c);
     bias_strides.insert(bias_strides.begin(), g.n);
   }
-  const Desc a(a_dims, f32, a_strides), rows(b_dims, f32, b_strides), c(c_dims, f32, c_strides),
+  const Desc a(a_dims, type, a_strides), rows(b_dims, type, b_strides), c(c_dims, f32, c_strides),
       bias(bias_dims, f32, bias_strides);
-  Desc b = g.packed ? Desc(b_dims, f32, dnnl::memory::format_tag::any) : rows;
+  Desc b = g.packed ? Desc(b_dims, type, dnnl::memory::format_tag::any) : rows;
   dnnl::primitive_attr attributes;
   if (g.accumulate) {
     dnnl::post_ops sum;
@@ -92,7 +93,7 @@ Product make_product(const Gemm& g) {
 struct Hash {
   std::size_t operator()(const Gemm& g) const {
     std::size_t h = (g.transpose_a ? 1 : 0) | (g.transpose_b ? 2 : 0) | (g.accumulate ? 4 : 0) |
-                    (g.bias ? 8 : 0) | (g.packed ? 16 : 0);
+                    (g.bias ? 8 : 0) | (g.packed ? 16 : 0) | (g.bf16 ? 32 : 0);
     for (std::int64_t x : {g.m, g.n, g.k, g.ldb, g.batch, g.step_a, g.step_b, g.step_c})
       h = (h ^ static_cast<std::size_t>(x)) * 0x9E3779B97F4A7C15ull;
     return h ^ (h >> 32);
@@ -146,10 +147,10 @@ void with_product(const Gemm& g, const F& f) {
 
 }  // namespace
 
-void gemm_onednn(const Gemm& g, const float* a, const float* b, const float* bias, float* c) {
+void gemm_onednn(const Gemm& g, const void* a, const void* b, const float* bias, float* c) {
   with_product(g, [&](Product& p) {
-    dnnl_memory_set_data_handle(p.a.get(), const_cast<float*>(a));
-    dnnl_memory_set_data_handle(p.b.get(), const_cast<float*>(b));
+    dnnl_memory_set_data_handle(p.a.get(), const_cast<void*>(a));
+    dnnl_memory_set_data_handle(p.b.get(), const_cast<void*>(b));
     dnnl_memory_set_data_handle(p.c.get(), c);
     if (g.bias) dnnl_memory_set_data_handle(p.bias.get(), const_cast<float*>(bias));
     dnnl::error::wrap_c_api(
@@ -164,9 +165,9 @@ std::size_t packed_bytes_onednn(const Gemm& g) {
   return bytes;
 }
 
-void pack_onednn(const Gemm& g, const float* b, std::byte* packed) {
+void pack_onednn(const Gemm& g, const void* b, std::byte* packed) {
   with_product(g, [&](Product& p) {
-    p.rows.set_data_handle(const_cast<float*>(b));
+    p.rows.set_data_handle(const_cast<void*>(b));
     p.b.set_data_handle(packed);
     p.pack.execute(products().stream(), p.rows, p.b);
   });

@@ -13,13 +13,16 @@
 namespace unroll {
 namespace {
 
+Tensor product(const Tensor& a, const Tensor& b, const MatmulOptions& options, DType precision,
+               Where where = Where::current());
+
 template <class T>
 class MatmulKernel : public Kernel {
  public:
   /// `weight`: the second operand, where all calls share it.
-  MatmulKernel(const Gemm& g, std::size_t result_bytes, const T* weight)
+  MatmulKernel(const Gemm& g, std::size_t result_bytes, bool shares_weight, const T* weight)
       : gemm_(g), result_bytes_(result_bytes) {
-    if (weight != nullptr) packed_.emplace(g, weight);
+    if (shares_weight) packed_.emplace(g, weight);
   }
 
   void run(const std::byte* const* in, std::byte* const* out) const override {
@@ -43,8 +46,9 @@ class MatmulKernel : public Kernel {
 struct Matmul : OpRecord<Matmul> {
   bool transpose_a = false;
   bool transpose_b = false;
+  DType precision = DType::f32;  // of f32 operands: that of the tape that ran it, its walk back too
 
-  Matmul(bool ta, bool tb) : transpose_a(ta), transpose_b(tb) {}
+  Matmul(bool ta, bool tb, DType p) : transpose_a(ta), transpose_b(tb), precision(p) {}
 
   const char* name() const override { return "matmul"; }
 
@@ -102,6 +106,12 @@ struct Matmul : OpRecord<Matmul> {
     with_float(name(), in[0].dtype(), [&](auto zero) { run<decltype(zero)>(in, out[0]); });
   }
 
+  std::size_t workspace(Args in) const override {
+    Spec out;
+    infer(in, std::span(&out, 1));
+    return gemm_workspace(gemm_of(in, out.shape), out.dtype);
+  }
+
   template <class T>
   void run(Args in, Tensor& out) const {
     const Gemm g = gemm_of(in, out.shape());
@@ -114,6 +124,7 @@ struct Matmul : OpRecord<Matmul> {
   Gemm gemm_of(Args in, const Shape& out) const {
     const Shape &a = in[0].shape(), &b = in[1].shape();
     Gemm g{.transpose_a = transpose_a, .transpose_b = transpose_b};
+    g.bf16 = precision == DType::bf16 && in[0].dtype() == DType::f32;
     g.m = out[-2];
     g.n = out[-1];
     g.k = a[transpose_a ? -2 : -1];
@@ -137,9 +148,8 @@ struct Matmul : OpRecord<Matmul> {
     const bool shared = fixed[1] && g.batch == 1 && !g.transpose_a;
     return with_float(name(), out.dtype, [&](auto zero) -> const Kernel* {
       using T = decltype(zero);
-      return arena.emplace<MatmulKernel<T>>(g,
-                                            static_cast<std::size_t>(out.shape.numel()) * sizeof(T),
-                                            shared ? in[1].ptr<T>() : nullptr);
+      return arena.emplace<MatmulKernel<T>>(
+          g, static_cast<std::size_t>(out.shape.numel()) * sizeof(T), shared, in[1].ptr<T>());
     });
   }
   std::uint32_t in_place(Args in) const override {
@@ -151,9 +161,9 @@ struct Matmul : OpRecord<Matmul> {
   void vjp(Vjp& v) const override {
     const Tensor &a = v.inputs[0], &b = v.inputs[1], &g = v.grads[0];
     if (v.needed[0]) {
-      const Tensor grad = transpose_a
-                              ? matmul(b, g, {.transpose_a = transpose_b, .transpose_b = true})
-                              : matmul(g, b, {.transpose_b = !transpose_b});
+      const Tensor grad =
+          transpose_a ? product(b, g, {.transpose_a = transpose_b, .transpose_b = true}, precision)
+                      : product(g, b, {.transpose_b = !transpose_b}, precision);
       v.result[0] = sum_to(grad, a.shape());
     }
     if (v.needed[1]) {
@@ -161,8 +171,9 @@ struct Matmul : OpRecord<Matmul> {
       const bool fold = b.rank() == 2 && !transpose_a && a.rank() > 2;
       const Tensor rows_a = fold ? as_rows(a) : a, rows_g = fold ? as_rows(g) : g;
       const Tensor grad =
-          transpose_b ? matmul(rows_g, rows_a, {.transpose_a = true, .transpose_b = transpose_a})
-                      : matmul(rows_a, rows_g, {.transpose_a = !transpose_a});
+          transpose_b ? product(rows_g, rows_a, {.transpose_a = true, .transpose_b = transpose_a},
+                                precision)
+                      : product(rows_a, rows_g, {.transpose_a = !transpose_a}, precision);
       v.result[1] = sum_to(grad, b.shape());
     }
     if (v.inputs.size() > 2 && v.needed[2]) v.result[2] = sum_to(g, v.inputs[2].shape());
@@ -183,6 +194,13 @@ struct Matmul : OpRecord<Matmul> {
     return Rows::none;
   }
 };
+
+Tensor product(const Tensor& a, const Tensor& b, const MatmulOptions& options, DType precision,
+               Where where) {
+  const Matmul op(options.transpose_a, options.transpose_b, precision);
+  if (options.add.defined()) return apply(op, {&a, &b, &options.add}, where);
+  return apply(op, {&a, &b}, where);
+}
 
 Tensor random(Generator& g, const Shape& shape) { return g.normal(shape, 0, 1, DType::f64); }
 
@@ -225,9 +243,8 @@ const RegisterOp row{{
 }  // namespace
 
 Tensor matmul(const Tensor& a, const Tensor& b, const MatmulOptions& options, Where where) {
-  const Matmul op(options.transpose_a, options.transpose_b);
-  if (options.add.defined()) return apply(op, {&a, &b, &options.add}, where);
-  return apply(op, {&a, &b}, where);
+  const Tape* tape = Tape::current();
+  return product(a, b, options, tape != nullptr ? tape->precision() : DType::f32, where);
 }
 
 Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias, Where where) {

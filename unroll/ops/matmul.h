@@ -13,6 +13,7 @@ struct MatmulOptions {
 
 /// a [..., M, K] times b [K, N] or [..., K, N] gives [..., M, N]. Leading axes of a and b are
 /// equal, or one of the two has none and is used for all. Transposes are flags, nothing is copied.
+/// f32 operands are multiplied in the current tape's precision, f32 without a tape.
 /// Throws ShapeError where the inner sizes or the leading axes differ.
 Tensor matmul(const Tensor& a, const Tensor& b, const MatmulOptions& options = {},
               Where where = Where::current());

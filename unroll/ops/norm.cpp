@@ -57,6 +57,13 @@ struct NormParametersBackward : OpRecord<NormParametersBackward> {
   void infer(Args in, std::span<Spec> out) const override {
     for (Spec& spec : out) spec = {Shape{in[0].size(-1)}, in[0].dtype()};
   }
+  std::size_t workspace(Args in) const override {
+    const detail::NormShape s = parts.shape(in[0]);
+    if (s.width == 0) return 0;
+    const std::int64_t block = detail::norm_block(s.width);
+    return static_cast<std::size_t>((s.rows + block - 1) / block * 2 * s.width *
+                                    size_of(in[0].dtype()));
+  }
   void forward(Args in, std::span<Tensor> out) const override {
     if (out[0].numel() == 0) return;
     with_float(name(), in[0].dtype(), [&](auto zero) {

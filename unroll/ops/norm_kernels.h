@@ -80,13 +80,18 @@ void norm_backward(const NormShape& s, const T* x, const T* weight, const T* mea
   });
 }
 
+/// How many rows norm_parameters_backward() sums at a time.
+inline std::int64_t norm_block(std::int64_t width) {
+  return std::clamp<std::int64_t>(16384 / width, 16, 128);
+}
+
 /// dweight = sum over rows of g z, dbias = sum over rows of g (dbias may be null). Blocks of rows
 /// are summed in T, the blocks in double, in order.
 template <class T>
 void norm_parameters_backward(const NormShape& s, const T* x, const T* mean, const T* rstd,
                               const T* g, T* dweight, T* dbias) {
   const std::int64_t n = s.width;
-  const std::int64_t block = std::clamp<std::int64_t>(16384 / n, 16, 128);
+  const std::int64_t block = norm_block(n);
   const std::int64_t blocks = (s.rows + block - 1) / block;
   Tensor scratch = Tensor::zeros({blocks, 2, n}, dtype_of<T>());
   T* parts = scratch.mutable_ptr<T>();

@@ -15,12 +15,10 @@ struct ScanBackward : OpRecord<ScanBackward> {
   explicit ScanBackward(std::shared_ptr<const ScanPlan> p) : plan(std::move(p)) {}
 
   std::size_t input_count() const {
-    return 1 + (plan->masked() ? 1 : 0) + plan->states() + plan->captures().size();
+    return 1 + (plan->masked() ? 1 : 0) + plan->states() + plan->captures();
   }
   const char* name() const override { return "scan_backward"; }
-  int outputs() const override {
-    return static_cast<int>(1 + plan->states() + plan->captures().size());
-  }
+  int outputs() const override { return static_cast<int>(1 + plan->states() + plan->captures()); }
   bool allocates() const override { return true; }
   bool differentiable() const override { return false; }
   void infer(Args in, std::span<Spec> out) const override {
@@ -69,6 +67,7 @@ Tensor mask_of(const Tensor& lengths, const Tensor& xs, const Where& where) {
          "Give one length for every row of the batch");
   const Tensor counts = lengths.to(DType::i64);
   Tensor mask = Tensor::empty({steps, batch, 1}, xs.dtype());
+  if (mask.is_abstract()) return mask;
   for (std::int64_t b = 0; b < batch; ++b) {
     const std::int64_t length = counts.data<std::int64_t>()[b];
     if (length < 0 || length > steps)
@@ -121,12 +120,13 @@ Output scan(const Cell& cell, const Tensor& xs, const State& state, const ScanOp
   if (options.unrolled) return unrolled(cell, xs, state, mask, options, where);
 
   const auto plan =
-      std::make_shared<const ScanPlan>(cell, xs, state, mask.defined(), options.reverse, where);
+      std::make_shared<ScanPlan>(cell, xs, state, mask.defined(), options.reverse, where);
   if (plan->random()) return unrolled(cell, xs, state, mask, options, where);
   std::vector<const Tensor*> in{&xs};
   if (mask.defined()) in.push_back(&mask);
   for (const Tensor& one : state) in.push_back(&one);
-  for (const Tensor& one : plan->captures()) in.push_back(&one);
+  const std::vector<Tensor> captures = plan->take_captures();
+  for (const Tensor& one : captures) in.push_back(&one);
   const Scan op(plan);
   std::vector<Tensor> out(static_cast<std::size_t>(op.outputs()));
   apply(op, Args(in), out, where);

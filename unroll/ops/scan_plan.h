@@ -3,6 +3,7 @@
 #include <unroll/ops/scan.h>
 
 #include <memory>
+#include <utility>
 
 namespace unroll::detail {
 
@@ -27,8 +28,10 @@ class ScanPlan {
   ScanPlan(const Cell& cell, const Tensor& xs, const State& state, bool masked, bool reverse,
            const Where& where);
 
-  /// What the cell uses from outside, recorded on the surrounding tape.
-  const std::vector<Tensor>& captures() const { return captures_; }
+  /// What the cell uses from outside, recorded on the surrounding tape. The plan, which a tape may
+  /// keep, does not hold on to it.
+  std::vector<Tensor> take_captures() { return std::exchange(captures_, {}); }
+  std::size_t captures() const { return capture_values_.size(); }
   /// A cell that draws random numbers would draw the same ones at every step.
   bool random() const { return random_; }
 

@@ -97,7 +97,7 @@ class ScanRun {
       carry(seed, plan_.state_grads_[k], in_[next + k], kept[seed]);
       if (kept[seed]) stack_[seed] = track_before(tracks_.back());
     }
-    std::vector<Tensor> sums(plan_.captures_.size());
+    std::vector<Tensor> sums(plan_.captures());
     for (std::size_t c : captures_summed_in_loop()) {
       const Tensor& spec = plan_.tensor_of(plan_.capture_grads_[c]);
       sums[c] = Tensor::zeros(spec.shape(), spec.dtype());
@@ -146,7 +146,7 @@ class ScanRun {
         {in, out, whole, direct,
          Tensor::empty(initial.shape().inserted(0, whole ? steps_ + 1 : 2), initial.dtype())});
     Tensor first = tracks_.back().rows.row(whole && !ascending_ ? steps_ : 0);
-    std::memcpy(first.bytes(), initial.bytes(), byte_count(initial));
+    if (!first.is_abstract()) std::memcpy(first.bytes(), initial.bytes(), byte_count(initial));
   }
   // Rows as steps read and as they give them, [T, ...].
   Tensor track_before(const Track& track) const {
@@ -160,12 +160,14 @@ class ScanRun {
   }
 
   Cursor over(const Tensor& rows) const {
+    if (rows.is_abstract()) return {};
     const auto row =
         static_cast<std::ptrdiff_t>(byte_count(rows) / static_cast<std::size_t>(rows.size(0)));
     std::byte* const data = const_cast<std::byte*>(rows.bytes());
     return ascending_ ? Cursor{data, row} : Cursor{data + (rows.size(0) - 1) * row, -row};
   }
   Cursor carried_cursor(const Track& track, bool before) const {
+    if (track.rows.is_abstract()) return {};
     if (track.whole) return over(before ? track_before(track) : track_after(track));
     const auto row = static_cast<std::ptrdiff_t>(byte_count(track.rows) / 2);
     std::byte* const data = const_cast<std::byte*>(track.rows.bytes());
@@ -207,7 +209,7 @@ class ScanRun {
                 byte_count(plan_.tensor_of(plan_.output_)));
     for (std::size_t c = 0; c < sums.size(); ++c)
       if (sums[c].defined()) loop.add(cursor_of(plan_.capture_grads_[c]), sums[c]);
-    loop.run(steps_);
+    if (!detail::dry) loop.run(steps_);
   }
 
   void add_call(ScanLoop& loop, const Node& node) {
@@ -238,13 +240,7 @@ class ScanRun {
       in[i] = &rows[i];
     }
     std::vector<Tensor> results(node.output_count);
-    std::vector<Spec> specs(node.output_count);
-    if (!node.op->allocates()) {
-      node.op->infer(Args(in), specs);
-      for (std::uint32_t o = 0; o < node.output_count; ++o)
-        results[o] = Tensor::empty(specs[o].shape, specs[o].dtype);
-    }
-    node.op->forward(Args(in), results);
+    compute(*node.op, Args(in), results);
     for (std::uint32_t o = 0; o < node.output_count; ++o) {
       const std::uint32_t value = node.first_output + o;
       if (stacked && !summed) {
@@ -360,7 +356,7 @@ class ScanRun {
                       : expand(now_[x_grad], in_[0].shape());  // the same at every step
     ++next;
     for (const Track& track : tracks_) out[next++] = last_row(track).clone();
-    for (std::size_t c = 0; c < plan_.captures_.size(); ++c, ++next) {
+    for (std::size_t c = 0; c < plan_.captures(); ++c, ++next) {
       const std::uint32_t value = plan_.capture_grads_[c];
       if (value == none) continue;
       if (sums[c].defined()) {

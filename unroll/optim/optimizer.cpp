@@ -1,4 +1,5 @@
 #include <fmt/format.h>
+#include <unroll/graph/dry_run.h>
 #include <unroll/graph/threads.h>
 #include <unroll/optim/optimizer.h>
 
@@ -100,7 +101,7 @@ void Optimizer::check(const Slot& slot, std::size_t index) const {
   const auto what = [&] { return fmt::format("parameter {} is {}", index, to_string(value)); };
   if (grad.shape() != value.shape() || grad.dtype() != value.dtype())
     fail_shape(rule_.name, fmt::format("{}, its gradient {}", what(), to_string(grad)));
-  if (grad.is_abstract() || value.is_abstract())
+  if (!detail::dry && (grad.is_abstract() || value.is_abstract()))
     fail(rule_.name, what() + " or its gradient has a shape only", "Do not step while tracing");
   for (const Tensor& moment : slot.moments)
     if (moment.shape() != value.shape() || moment.dtype() != value.dtype())
@@ -116,15 +117,41 @@ std::vector<Tensor> Optimizer::fresh_moments(const Parameter& parameter) const {
   return moments;
 }
 
+// Allocates what a step needs. Where memory ends, nothing has changed.
+void Optimizer::prepare() {
+  const Slot* current = nullptr;
+  try {
+    for (Slot& slot : slots_) {
+      if (!takes_part(slot.parameter)) continue;
+      current = &slot;
+      if (slot.moments.empty()) slot.moments = fresh_moments(slot.parameter);
+      slot.parameter.mutable_value();  // from here on the storage is the parameter's alone
+    }
+  } catch (const MemoryError& error) {
+    const Tensor value = current->parameter.value();
+    for (Slot& slot : slots_)
+      if (slot.steps == 0) slot.moments.clear();
+    throw MemoryError(error, rule_.name, "a parameter " + to_string(value), Where());
+  }
+}
+
+// A dry run's step: moments that do not exist yet count until its end.
+void Optimizer::rehearse() {
+  if (dry_moments_ == nullptr) dry_moments_ = std::make_shared<std::vector<Tensor>>();
+  if (!dry_moments_->empty()) return;
+  DryRun::clear_at_end(dry_moments_);
+  for (const Slot& slot : slots_)
+    if (takes_part(slot.parameter) && slot.moments.empty())
+      for (Tensor& moment : fresh_moments(slot.parameter))
+        dry_moments_->push_back(std::move(moment));
+}
+
 void Optimizer::step() {
   // All that can fail comes first.
   for (std::size_t i = 0; i < slots_.size(); ++i)
     if (takes_part(slots_[i].parameter)) check(slots_[i], i);
-  for (Slot& slot : slots_) {
-    if (!takes_part(slot.parameter)) continue;
-    if (slot.moments.empty()) slot.moments = fresh_moments(slot.parameter);
-    slot.parameter.mutable_value();  // from here on the storage is the parameter's alone
-  }
+  if (detail::dry) return rehearse();
+  prepare();
   const detail::FlushDenormals flush;  // here as in the threads that parallel_for starts
   for (Slot& slot : slots_) {
     if (!takes_part(slot.parameter)) continue;

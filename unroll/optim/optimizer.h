@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <span>
 #include <string>
 #include <utility>
@@ -104,11 +105,14 @@ class Optimizer {
   void add_group(const ParameterGroup& group);
   void check(const Slot& slot, std::size_t index) const;
   std::vector<Tensor> fresh_moments(const Parameter& parameter) const;
+  void prepare();
+  void rehearse();
 
   OptimizerRule rule_;
   double learning_rate_;
   std::vector<Group> groups_;
   std::vector<Slot> slots_;
+  std::shared_ptr<std::vector<Tensor>> dry_moments_;  // those of a dry run, while it lasts
 };
 
 /// Throws Error naming `op` if a parameter is undefined or occurs twice.

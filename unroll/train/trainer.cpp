@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 #include <unroll/graph/clock.h>
+#include <unroll/graph/precision.h>
 #include <unroll/graph/tape.h>
 #include <unroll/optim/clip.h>
 #include <unroll/train/checkpoint.h>
@@ -24,14 +25,15 @@ class Log {
     file_.open(path, append ? std::ios::app : std::ios::trunc);
     if (!file_) throw DataError(error_message("train", "cannot write '" + path + "'", nullptr, ""));
   }
-  void write(const TrainPoint& point, double rate) {
+  void write(const TrainPoint& point, double rate, DType precision) {
     if (!file_.is_open()) return;
     file_ << nlohmann::json{{"step", point.step},
                             {"tokens", point.tokens},
                             {"seconds", point.seconds},
                             {"train_loss", point.train_loss},
                             {"validation_loss", point.validation_loss},
-                            {"learning_rate", rate}}
+                            {"learning_rate", rate},
+                            {"precision", to_string(precision)}}
                  .dump()
           << std::endl;
   }
@@ -104,7 +106,7 @@ class Run {
     optimizer_.zero_grad();
     double value = 0;
     {
-      Tape tape;
+      Tape tape{{.precision = options_.precision}};
       Output output = model_(batch.x, task_.carry_state ? progress_.state : State{});
       const Tensor loss = task_.loss(output.output, batch);
       value = loss.item();
@@ -147,7 +149,7 @@ class Run {
     if (better) progress_.best = point.validation_loss;
     progress_.since_best = better ? 0 : progress_.since_best + 1;
     progress_.curve.push_back(point);
-    log.write(point, optimizer_.learning_rate());
+    log.write(point, optimizer_.learning_rate(), options_.precision);
     save();
   }
 
@@ -173,6 +175,7 @@ class Run {
 TrainResult train(SequenceModel& model, Optimizer& optimizer, const TrainTask& task,
                   Generator& generator, const TrainOptions& options) {
   if (!task.next || !task.loss) fail("train", "the task needs `next` and `loss`");
+  check_precision(options.precision);
   return Run(model, optimizer, task, generator, options)();
 }
 

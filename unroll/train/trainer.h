@@ -33,6 +33,8 @@ struct TrainOptions {
   double seconds = 0;      ///< stop after so much training time; 0: no bound
   Schedule schedule = {};  ///< of the learning rate by step; empty: the optimizer's own
   double clip_norm = 0;    ///< 0: no clipping
+  /// Of the products of training steps, see Tape::Options; evaluation is always in f32.
+  DType precision = DType::f32;
   std::int64_t evaluate_every = 0;
   int patience = 0;             ///< evaluations without a better loss before stopping; 0: never
   std::string log = {};         ///< JSON lines are appended to this file
@@ -61,6 +63,7 @@ struct TrainResult {
 
 /// Trains `model` in place. Each step: a tape, the loss, backward, clipping, the optimizer. Throws
 /// Error naming the step where the loss is not finite; the parameters are those before that step.
+/// Throws Error, before anything is written, for a precision that the machine does not have.
 /// A resumed run gives the same bits as one that was never interrupted.
 TrainResult train(SequenceModel& model, Optimizer& optimizer, const TrainTask& task,
                   Generator& generator, const TrainOptions& options);

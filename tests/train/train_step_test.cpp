@@ -1,0 +1,108 @@
+#include <unroll/layers/dropout.h>
+#include <unroll/layers/embedding.h>
+#include <unroll/layers/linear.h>
+#include <unroll/layers/recurrent.h>
+#include <unroll/layers/transformer.h>
+#include <unroll/ops/arithmetic.h>
+#include <unroll/ops/loss.h>
+#include <unroll/ops/reduce.h>
+#include <unroll/optim/adam.h>
+#include <unroll/optim/clip.h>
+#include <unroll/train/train_step.h>
+
+#include "../catch.h"
+#include "../tensors.h"
+
+using namespace unroll;
+
+namespace {
+
+using Tensors = std::vector<Tensor>;
+
+struct CharModel : Module {
+  Embedding embed;
+  GRU gru;
+  TransformerEncoder encoder;
+  Linear head;
+  explicit CharModel(Generator& g)
+      : embed(11, 8, g),
+        gru({.input_size = 8, .hidden_size = 8}, g),
+        encoder({.d_model = 8, .nhead = 2, .num_layers = 1, .norm_first = true}, g),
+        head(8, 11, g) {
+    add("embed", embed);
+    add("gru", gru);
+    add("encoder", encoder);
+    add("head", head);
+  }
+  Tensors loss(std::span<const Tensor> in) {
+    const Output out = gru(embed(in[0]));
+    return {cross_entropy(head(encoder(out.output, {.causal = true}).output), in[1]), out.state[0]};
+  }
+};
+
+Tensors batch(std::int64_t steps, std::uint64_t seed) {
+  Generator g(seed);
+  Tensors both;
+  for (int i = 0; i < 2; ++i) {
+    both.push_back(Tensor::empty({steps, 3}, DType::i64));
+    for (std::int64_t& token : both.back().mutable_data<std::int64_t>()) token = g.below(11);
+  }
+  return both;
+}
+
+}  // namespace
+
+TEST_CASE("a replayed training step gives the bits of a recorded one, whatever shapes come") {
+  Generator g1(5), g2(5);
+  CharModel recorded(g1), replayed(g2);
+  AdamW one(recorded.parameters(), {.learning_rate = 1e-2}),
+      two(replayed.parameters(), {.learning_rate = 1e-2});
+  TrainStep step([&](std::span<const Tensor> in) { return replayed.loss(in); }, two,
+                 {.clip_norm = 0.5, .programs = 2});
+  for (std::uint64_t i = 0; i < 9; ++i) {
+    const Tensors in = batch(4 + static_cast<std::int64_t>(i % 3), i);
+    one.zero_grad();
+    Tape tape;
+    const Tensors expected = recorded.loss(in);
+    tape.backward(expected[0]);
+    const double norm = clip_grad_norm(recorded.parameters(), 0.5);
+    one.step();
+    const std::span<const Tensor> got = step(in);
+    REQUIRE(got.size() == 2);
+    CHECK(same_bits(got[0], expected[0]));
+    CHECK(same_bits(got[1], expected[1]));
+    CHECK(step.grad_norm() == norm);
+    CHECK(step.programs() <= 2);
+  }
+  CHECK(same_bits(recorded.state_dict(), replayed.state_dict()));
+  CHECK(same_bits(one.state_dict(), two.state_dict()));
+}
+
+TEST_CASE("a replayed training step asks the system for no memory") {
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+  Generator g(5);
+  CharModel model(g);
+  Adam optimizer(model.parameters());
+  TrainStep step([&](std::span<const Tensor> in) { return model.loss(in); }, optimizer);
+  const Tensors in = batch(6, 1);
+  for (int i = 0; i < 3; ++i) step(in);
+  const MemoryStats warm = memory_stats();
+  for (int i = 0; i < 10; ++i) step(in);
+  CHECK(memory_stats().live == warm.live);
+  CHECK(memory_stats().system_allocations == warm.system_allocations);
+#endif
+}
+
+TEST_CASE("a loss that is not finite leaves the parameters as they were") {
+  Generator g(5);
+  Linear layer(3, 1, g);
+  Adam optimizer(layer.parameters());
+  TrainStep step([&](std::span<const Tensor> in) -> Tensors { return {sum(layer(in[0]))}; },
+                 optimizer);
+  const auto before = layer.state_dict();
+  std::map<std::string, Tensor> copies;
+  for (const auto& [name, value] : before) copies[name] = value.clone();
+  CHECK(has(message_of([&] { step({Tensor::full({2, 3}, INFINITY)}); }), "the loss is"));
+  CHECK(same_bits(layer.state_dict(), copies));
+  CHECK(step({Tensor::full({2, 3}, 1)})[0].numel() == 1);
+}

@@ -1,0 +1,55 @@
+#include <fmt/format.h>
+#include <unroll/optim/clip.h>
+#include <unroll/train/train_step.h>
+
+#include <algorithm>
+#include <cmath>
+
+namespace unroll {
+
+TrainStep::TrainStep(TraceFunction f, Optimizer& optimizer, const TrainStepOptions& options)
+    : f_(std::move(f)), optimizer_(optimizer), options_(options) {
+  if (options.programs < 1) fail("TrainStep", "must remember one program at least");
+  for (const ParameterGroup& group : optimizer.groups())
+    parameters_.insert(parameters_.end(), group.parameters.begin(), group.parameters.end());
+}
+
+Program& TrainStep::program_for(std::span<const Tensor> inputs) {
+  const auto fits = [&](const Entry& entry) {
+    return std::equal(entry.inputs.begin(), entry.inputs.end(), inputs.begin(), inputs.end(),
+                      [](const Spec& spec, const Tensor& input) {
+                        return spec.shape == input.shape() && spec.dtype == input.dtype();
+                      });
+  };
+  const auto found = std::find_if(programs_.begin(), programs_.end(), fits);
+  if (found != programs_.end()) {
+    programs_.splice(programs_.begin(), programs_, found);
+    return programs_.front().program;
+  }
+  std::vector<Spec> specs;
+  for (const Tensor& input : inputs) specs.push_back(input.spec());
+  programs_.push_front({std::move(specs), trace_gradient(f_, inputs)});
+  if (programs_.size() > options_.programs) programs_.pop_back();
+  return programs_.front().program;
+}
+
+std::span<const Tensor> TrainStep::operator()(std::span<const Tensor> inputs) {
+  Program& program = program_for(inputs);
+  const std::span<const Tensor> results = program(inputs);
+  const std::size_t outputs = results.size() - program.parameters().size();
+  if (const double loss = results[0].item(); !std::isfinite(loss))
+    fail("TrainStep", fmt::format("the loss is {}", loss),
+         "Lower the learning rate or clip gradients; record the step on "
+         "Tape({.check_numbers = true}) to see which op went wrong");
+  optimizer_.zero_grad();
+  for (std::size_t i = 0; i < program.parameters().size(); ++i) {
+    Parameter parameter = program.parameters()[i];
+    parameter.set_grad(program.take(outputs + i));
+  }
+  if (options_.clip_norm > 0) grad_norm_ = clip_grad_norm(parameters_, options_.clip_norm);
+  optimizer_.step();
+  optimizer_.zero_grad();
+  return results.first(outputs);
+}
+
+}  // namespace unroll

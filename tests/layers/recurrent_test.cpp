@@ -93,8 +93,9 @@ TEST_CASE("gradients of a layer's parameters agree with differences") {
     Tape tape;
     tape.backward(loss());
     tape.stop();
-    for (auto [name, parameter] : layer->named_parameters()) {
+    for (const auto& [name, handle] : layer->named_parameters()) {
       CAPTURE(name);
+      Parameter parameter = handle;  // a lambda captures no structured binding before clang 16
       const std::int64_t stride = std::max<std::int64_t>(1, parameter.numel() / 5);
       for (std::int64_t i = 0; i < parameter.numel(); i += stride) {
         const Tensor before = parameter.value().clone();

@@ -45,8 +45,9 @@ class Shape {
   static constexpr int max_rank = 6;
 
   // Most shapes have two axes or one: the others are written and copied where they exist.
-  Shape() {}
+  Shape() {}  // NOLINT(modernize-use-equals-default): that would write the sizes
   Shape(const Shape& other) { *this = other; }
+  // NOLINTNEXTLINE(bugprone-unhandled-self-assignment): copying a size onto itself is harmless
   Shape& operator=(const Shape& other) {
     rank_ = other.rank_;
     if (rank_ > 0) sizes_[0] = other.sizes_[0];

@@ -255,7 +255,7 @@ struct Attention : OpRecord<Attention> {
     if (layout.has_mask) options.mask = v.inputs[layout.inputs() - 1];
     const auto part = [&](int which) -> Tensor {
       const Place& place = layout.places[which];
-      const Tensor x = Columns{v.inputs[place.input], place.begin, place.width};
+      Tensor x = Columns{v.inputs[place.input], place.begin, place.width};
       if (!layout.time_major()) return x;
       return detail::heads_apart(x, layout.shape_of(v.inputs, which)[1], where);
     };

@@ -285,7 +285,8 @@ Dual<V, A> sigmoid(const Dual<V, A>& x) {
 }
 template <class V, unsigned A>
 Dual<V, A> erf(const Dual<V, A>& x) {
-  return chain(x, V(erf(x.v)), V(V(2.0 * std::numbers::inv_sqrtpi) * exp(V(-(x.v * x.v)))));
+  return chain(x, V(erf(x.v)),
+               V(constant<V>(2.0 * std::numbers::inv_sqrtpi) * exp(V(-(x.v * x.v)))));
 }
 template <class V, unsigned A>
 Dual<V, A> abs(const Dual<V, A>& x) {

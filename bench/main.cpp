@@ -5,32 +5,50 @@
 #include <fmt/format.h>
 #include <unroll/graph/threads.h>
 
-#include <cstdlib>
+#include <CLI/CLI.hpp>
 #include <cstring>
+#include <regex>
 
 #include "cases.h"
 
-int main(int argc, char** argv) {
+namespace {
+
+// Whether the regular expression can be read; CLI11 prints what is returned.
+std::string check_regex(const std::string& text) {
+  try {
+    const std::regex compiled(text);
+  } catch (const std::regex_error& error) {
+    return fmt::format("'{}' is no regular expression: {}", text, error.what());
+  }
+  return {};
+}
+
+int run_cases(int argc, char** argv) {
   using namespace unroll;
-  if (argc > 1 && std::strcmp(argv[1], "--list") == 0) {
-    for (const bench::Case& one : bench::cases()) fmt::print("{}\n", one.name);
-    return 0;
-  }
-  if (argc > 1 && std::strcmp(argv[1], "--cases") == 0) {
-    std::string filter = ".";
-    int threads = 1;
-    double seconds = 3;
-    for (int i = 2; i + 1 < argc; i += 2) {
-      const std::string option = argv[i];
-      if (option == "--filter") filter = argv[i + 1];
-      if (option == "--threads") threads = std::max(1, std::atoi(argv[i + 1]));
-      if (option == "--seconds") seconds = std::atof(argv[i + 1]);
-    }
-    return bench::run_cases(filter, threads, seconds);
-  }
+  CLI::App app("The cases that peers run too");
+  bool cases = false, list = false;
+  std::string filter = ".";
+  int threads = 1;
+  double seconds = 3;
+  app.add_flag("--cases", cases, "Run them, one JSON line each");
+  app.add_flag("--list", list, "Name them");
+  app.add_option("--filter", filter, "Regular expression of names")->check(check_regex);
+  app.add_option("--threads", threads)->check(CLI::Range(1, 1024));
+  app.add_option("--seconds", seconds, "For each case")->check(CLI::Range(1e-3, 1e6));
+  CLI11_PARSE(app, argc, argv);
+  if (!list) return bench::run_cases(filter, threads, seconds);
+  for (const bench::Case& one : bench::cases()) fmt::print("{}\n", one.name);
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc > 1 && (std::strcmp(argv[1], "--list") == 0 || std::strcmp(argv[1], "--cases") == 0))
+    return run_cases(argc, argv);
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
-  bench::add_micro_benchmarks();
+  unroll::bench::add_micro_benchmarks();
   benchmark::RunSpecifiedBenchmarks();
   return 0;
 }

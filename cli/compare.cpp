@@ -34,6 +34,7 @@ void add_compare(CLI::App& app) {
   command->add_option("--parameters", options->parameters, "Parameters of each model")
       ->check(whole(1000, 1'000'000'000));
   auto* steps = command->add_option("--steps", options->steps, "Training steps of each model")
+                    ->default_str("600, or 60 with --quick")
                     ->check(whole(1));
   command->add_option("--seconds", options->seconds, "Training seconds of each model instead")
       ->check(positive())

@@ -32,7 +32,7 @@ void add_evaluate(CLI::App& app) {
       ->required();
   command->add_option("--text", a->text, "UTF-8 text")->required();
   command->add_option("--last", a->part, "Only this last share of it (0.1: what train held out)")
-      ->check(real(0, 1));
+      ->check(positive(1));
   command->add_option("--context", a->context, "Steps of a window")->check(whole(1, most_units));
   command->add_option("--batch", a->batch)->check(whole(1));
   command->add_option("--batches", a->batches, "Random windows in all: batch times batches")

@@ -42,9 +42,10 @@ CLI::Validator whole(std::int64_t low, std::int64_t high) {
                               [=](std::int64_t value) { return value >= low && value <= high; });
 }
 
-CLI::Validator positive() {
-  return number<double>("number", "above 0",
-                        [](double value) { return value > 0 && std::isfinite(value); });
+CLI::Validator positive(double high) {
+  const bool any = high == std::numeric_limits<double>::max();
+  return number<double>("number", any ? "above 0" : fmt::format("above 0, up to {}", high),
+                        [=](double value) { return value > 0 && value <= high; });
 }
 
 CLI::Validator real(double low, double high) {

@@ -13,8 +13,8 @@ namespace unroll::cli {
 /// A whole number from low to high.
 CLI::Validator whole(std::int64_t low,
                      std::int64_t high = std::numeric_limits<std::int64_t>::max());
-/// A finite number above 0.
-CLI::Validator positive();
+/// A finite number above 0, up to high.
+CLI::Validator positive(double high = std::numeric_limits<double>::max());
 /// A finite number from low to high.
 CLI::Validator real(double low, double high = std::numeric_limits<double>::max());
 

@@ -24,10 +24,26 @@ struct TrainArguments {
   bool resume = false, carry_state = false;
 };
 
-// nanoGPT's recipe for a CPU, and recurrent models of about the same number of parameters.
-void apply_recipe(const TrainArguments& a, ModelConfig& config) {
+// nanoGPT's recipe for a CPU: how it trains, with the optimizer of every run. Batches and windows
+// are the recipe's; a schedule that is given beside it stands.
+void apply_recipe(TrainArguments& a, const CLI::App& command) {
   if (a.recipe != "nanogpt-cpu")
     fail("train", fmt::format("no recipe is named '{}'", a.recipe), "Known: nanogpt-cpu");
+  const auto set = [&](const char* option, auto& value, auto to) {
+    if (command.count(option) == 0) value = to;
+  };
+  a.batch = 12;
+  a.context = 64;
+  set("--steps", a.steps, 2000);
+  set("--learning-rate", a.learning_rate, 1e-3);
+  set("--warmup", a.warmup, 100);
+  set("--weight-decay", a.decay, 0.1);
+  set("--clip", a.clip, 1.0);
+  set("--dropout", a.dropout, 0.0);
+}
+
+// Its Transformer, and recurrent models of about the same number of parameters.
+void apply_recipe_sizes(ModelConfig& config) {
   config.embedding = 128;
   config.layers = 2;
   switch (config.kind) {
@@ -45,7 +61,6 @@ void apply_recipe(const TrainArguments& a, ModelConfig& config) {
       config.layers = 4;
       config.heads = 4;
       config.positions = Positions::learned;
-      config.context = 64;
       config.bias = false;
       config.tied = true;
       break;
@@ -61,13 +76,20 @@ ModelConfig config_of(const TrainArguments& a, std::int64_t vocabulary) {
                      .context = a.context,
                      .dropout = a.dropout};
   if (!a.recipe.empty()) {
-    apply_recipe(a, config);
+    apply_recipe_sizes(config);
   } else if (a.hidden > 0) {
     config.hidden = a.hidden;
   } else {
     config = sized(config, a.parameters > 0 ? a.parameters : 200'000);
   }
   return config;
+}
+
+// FNV-1a: enough to tell that a text is not the one that a run began with.
+std::string fingerprint(const std::string& text) {
+  std::uint64_t hash = 0xcbf29ce484222325;
+  for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3;
+  return fmt::format("{:016x}", hash);
 }
 
 void run(const TrainArguments& a) {
@@ -77,7 +99,8 @@ void run(const TrainArguments& a) {
   const std::string text = read_text(a.text);
   const Vocabulary vocabulary = Vocabulary::characters(text);
   const std::vector<std::int64_t> tokens = vocabulary.encode(text);
-  const auto cut = static_cast<std::size_t>(0.9 * static_cast<double>(tokens.size()));
+  const auto cut = static_cast<std::size_t>(
+      training_part("train", static_cast<std::int64_t>(tokens.size()), a.context, "characters"));
   const std::span<const std::int64_t> all(tokens);
   const RandomWindows train_windows(all.first(cut), a.batch, a.context);
   const RandomWindows held_windows(all.subspan(cut), a.batch, a.context);
@@ -118,6 +141,9 @@ void run(const TrainArguments& a) {
              .log = a.out + "/log.jsonl",
              .checkpoint = a.out + "/checkpoint.safetensors",
              .resume = a.resume,
+             .identity = {{"model", to_json(config)},
+                          {"vocabulary", vocabulary.to_json()},
+                          {"text", fingerprint(text)}},
              .label = "train " + a.model});
   save_model(a.out, config, vocabulary, *model);
   for (const TrainPoint& p : result.curve)
@@ -141,7 +167,8 @@ void add_train(CLI::App& app) {
   command->add_option("--model", a->model, "rnn, lstm, gru or transformer");
   command->add_option("--text", a->text, "UTF-8 text; the first 90 % train")->required();
   command->add_option("--out", a->out, "Folder for the model, its log and checkpoint");
-  auto* recipe = command->add_option("--recipe", a->recipe, "nanogpt-cpu: sizes and schedule");
+  auto* recipe =
+      command->add_option("--recipe", a->recipe, "nanogpt-cpu: its sizes, batches and schedule");
   command->add_option("--parameters", a->parameters, "Size the model to so many")
       ->excludes(recipe)
       ->check(whole(0));
@@ -152,15 +179,13 @@ void add_train(CLI::App& app) {
   command->add_option("--layers", a->layers)->excludes(recipe)->check(whole(1, 1000));
   command->add_option("--heads", a->heads)->excludes(recipe)->check(whole(1, 1000));
   command->add_option("--dropout", a->dropout)->check(real(0, 0.99));
-  command->add_option("--batch", a->batch)->check(whole(1));
-  command->add_option("--context", a->context)->check(whole(1, most_units));
+  command->add_option("--batch", a->batch)->excludes(recipe)->check(whole(1));
+  command->add_option("--context", a->context)->excludes(recipe)->check(whole(1, most_units));
   command->add_option("--steps", a->steps)->check(whole(1));
   command->add_option("--learning-rate", a->learning_rate)->check(positive());
   command->add_option("--warmup", a->warmup)->check(whole(0));
   command->add_option("--weight-decay", a->decay)->check(real(0));
-  command->add_option("--clip", a->clip, "Norm; 0: none")
-      ->check(real(0))
-      ->check(CLI::NonNegativeNumber);
+  command->add_option("--clip", a->clip, "Norm; 0: none")->check(real(0));
   command->add_option("--evaluate-every", a->evaluate_every)->check(whole(1));
   command->add_option("--evaluation-batches", a->evaluation_batches)
       ->check(whole(1, 1'000'000'000));
@@ -175,7 +200,8 @@ void add_train(CLI::App& app) {
   command->add_flag("--carry-state", a->carry_state,
                     "Read on and carry the state: truncated back-propagation");
   command->add_flag("--resume", a->resume, "Continue from the checkpoint in --out");
-  command->callback([a] {
+  command->callback([a, command] {
+    if (!a->recipe.empty()) apply_recipe(*a, *command);
     if (a->out.empty()) a->out = a->model + "-model";
     run(*a);
   });

@@ -3,11 +3,12 @@ if(NOT bench_sources)
   return()
 endif()
 find_package(benchmark REQUIRED)
+find_package(CLI11 REQUIRED)
 
 add_executable(unroll_bench ${bench_sources})
 unroll_own_target(unroll_bench)
 target_link_libraries(unroll_bench PRIVATE $<LINK_LIBRARY:WHOLE_ARCHIVE,unroll>
-  benchmark::benchmark fmt::fmt)
+  benchmark::benchmark CLI11::CLI11 fmt::fmt)
 if(UNROLL_ONEDNN)
   target_link_libraries(unroll_bench PRIVATE unroll::onednn)
 else()

@@ -2,6 +2,7 @@
 
 #include <sys/wait.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdio>
 #include <nlohmann/json.hpp>
@@ -116,6 +117,19 @@ TEST_CASE("train, evaluate, generate, resume", "[slow]") {
   CHECK(run.text.size() == 4 + 20 + 1);
   CHECK(program(generate).text == run.text);
 
+  // Another text of the same characters.
+  std::string turned = prose(400);
+  std::reverse(turned.begin(), turned.end());
+  const auto other = write_plainly(folder / "other.txt", turned);
+  const std::string saved = read_plainly(model / "model.safetensors");
+  run = program(
+      "train --model gru --hidden 24 --embedding 12 --layers 1 --context 16 --steps 60 --resume "
+      "--text" +
+      quoted(other) + "--out" + quoted(model));
+  CHECK(run.code != 0);
+  CHECK(has(run.text, "another text"));
+  CHECK(read_plainly(model / "model.safetensors") == saved);
+
   run = program(train + "--steps 60 --resume");
   CHECK(run.code == 0);
   CHECK(has(run.text, "step     60"));
@@ -155,10 +169,16 @@ TEST_CASE("wrong input: a message that names it, a code that is not 0, no files"
   all.push_back({"train --model perceptron" + text + quoted(good), "perceptron"});
   all.push_back({"compare --models lstm,perceptron" + text + quoted(good), "perceptron"});
   all.push_back({"train --steps -5" + text + quoted(good), "--steps"});
+  all.push_back(
+      {"compare --quick --models lstm,gru,lstm" + text + quoted(good), "'lstm' is named"});
   all.push_back({"compare --steps -5" + text + quoted(good), "--steps"});
   all.push_back({"train --steps many" + text + quoted(good), "--steps"});
   all.push_back({"train --hidden -3 --steps 2" + text + quoted(good), "hidden"});
   all.push_back({"train --recipe best" + text + quoted(good), "best"});
+  for (const char* fixed : {"--context", "--batch", "--hidden"})
+    all.push_back({std::string("train --recipe nanogpt-cpu ") + fixed + " 8" + text + quoted(good),
+                   "excludes"});
+  all.push_back({"train --clip -1" + text + quoted(good), "'-1' is not a number of 0"});
   all.push_back({"train --precision f16" + text + quoted(good), "bf16"});
   all.push_back({"train --nonsense 1" + text + quoted(good), "--nonsense"});
   all.push_back({"train", "--text"});
@@ -174,6 +194,10 @@ TEST_CASE("wrong input: a message that names it, a code that is not 0, no files"
   all.push_back({"compare --quick --target b --series" + quoted(series), "x"});
   all.push_back({"compare --quick --target c --series" + quoted(series), "c"});
   all.push_back({"compare --quick --models gru --series" + quoted(large), "column 'b'"});
+  std::string rows = "a,b\n";
+  for (int i = 0; i < 300; ++i) rows += "1,2\n";
+  const auto brief = write_plainly(folder / "brief.csv", rows);
+  all.push_back({"compare --quick --series" + quoted(brief), "need 481"});
   const auto out = folder / "out";
   const std::ptrdiff_t files = folder.files();
   for (const Wrong& one : all) {
@@ -184,6 +208,9 @@ TEST_CASE("wrong input: a message that names it, a code that is not 0, no files"
     CHECK(has(run.text, one.named));
     CHECK(folder.files() == files);
   }
+  for (const char* share : {"0", "1.5", "nan"})
+    CHECK(has(program("evaluate --model-dir /nowhere --last " + (share + text) + quoted(good)).text,
+              "is not a number above 0, up to 1"));
   for (const std::string& arguments :
        {"evaluate --model-dir /nowhere" + text + quoted(good), std::string("nonsense"),
         std::string("generate --model-dir /nowhere"), std::string("report /nowhere.json"),
@@ -216,11 +243,14 @@ TEST_CASE("a file's name may be any bytes", "[slow]") {
   if (!available()) return;
   const TemporaryDirectory folder;
   const auto text = write_plainly(folder / "caf\xe9.txt", prose(400));
-  const Run run = program("compare --quick --models rnn --parameters 4000 --text" + quoted(text) +
-                          "--out" + quoted(folder / "out"));
+  const Run run = program("compare --quick --steps 7 --models rnn --parameters 4000 --text" +
+                          quoted(text) + "--out" + quoted(folder / "out"));
   CAPTURE(run.text);
   CHECK(run.code == 0);
   CHECK(folder.files() == 2);
+  const auto results = nlohmann::json::parse(read_plainly(folder / "out/results.json"));
+  CHECK(results.at("settings").at("steps") == 7);
+  CHECK(results.at("models").at(0).at("runs").at(0).at("steps") == 7);
 }
 
 TEST_CASE("help and the list of ops", "[slow]") {

@@ -1,6 +1,7 @@
 // The comparison's probes, its results file and its report.
 
 #include <unroll/compare/compare.h>
+#include <unroll/compare/data.h>
 #include <unroll/compare/probes.h>
 #include <unroll/ops/arithmetic.h>
 #include <unroll/ops/reduce.h>
@@ -150,6 +151,25 @@ TEST_CASE("sized models come within 2 % of what was asked") {
   CHECK_THROWS_AS(sized({.vocabulary = 80}, 10), Error);
 }
 
+TEST_CASE("a series of small changes on a large number keeps them") {
+  const TemporaryDirectory folder;
+  const auto csv = [&](double level) {
+    std::string text = "a\n";
+    for (int i = 0; i < 1000; ++i) text += std::to_string(level + std::sin(i / 5.0)) + "\n";
+    return write_plainly(folder / (std::to_string(level) + ".csv"), text);
+  };
+  const auto first = [](const std::filesystem::path& path) {
+    Json description;
+    Generator g(1);
+    CompareOptions options;
+    options.series = path;
+    return load_data(options, 2, 16, 1, description).held_out(50, 1, g);
+  };
+  const Tensor plain = first(csv(0)), shifted = first(csv(1e8));
+  for (std::size_t i = 0; i < 50; ++i)
+    CHECK(shifted.data<float>()[i] == Approx(plain.data<float>()[i]).margin(1e-4));
+}
+
 TEST_CASE("streaming: the state of a recurrent model stays, a Transformer's grows") {
   Generator g(5);
   const std::int64_t positions[] = {1, 4, 16};
@@ -235,6 +255,17 @@ TEST_CASE("results that lack something are a DataError") {
     CHECK_THROWS_AS(check_results(Json::parse(text)), DataError);
     CHECK_THROWS_AS(tables(Json::parse(text)), DataError);
   }
+}
+
+TEST_CASE("the tables of a series show what repeating the last value costs") {
+  Json series = results();
+  CHECK(!has(tables(series), "repeating"));
+  series["task"]["persistence_loss"] = 0.125;
+  CHECK(has(tables(series), "repeating the last value: 0.1250"));
+  series["task"]["persistence_loss"] = nullptr;
+  CHECK(has(tables(series), "repeating the last value: -"));
+  series["task"]["persistence_loss"] = "little";
+  CHECK_THROWS_AS(tables(series), DataError);
 }
 
 TEST_CASE("results damaged anywhere are drawn or refused") {

@@ -391,3 +391,27 @@ TEST_CASE("each thread has its own current tape") {
 TEST_CASE("undefined arguments are named") {
   CHECK(has(message_of([] { add(Tensor::zeros({1}), Tensor()); }), "input 1 is an undefined"));
 }
+
+TEST_CASE("a value that was rewound away is not taken for the one in its place") {
+  Tape tape;
+  const Tensor a = tape.watch(number(2));
+  const Tape::Mark mark = tape.mark();
+  const Tensor stale = a * 3.0;
+  tape.rewind(mark);
+  const Tensor other = exp(a);
+  CHECK(tape.owns(other));
+  CHECK(!tape.owns(stale));
+  CHECK(has(message_of([&] { tape.backward(stale); }), "recorded on another tape"));
+}
+
+TEST_CASE("a parameter that changes while a tape lives is read anew, and gets both gradients") {
+  Parameter w = parameter(2);
+  Tape tape;
+  const Tensor before = square(w);
+  w.set_value(number(5));
+  const Tensor after = square(w);
+  CHECK(before.item() == 4);
+  CHECK(after.item() == 25);
+  tape.backward(before + after);
+  CHECK(w.grad().item() == 14);
+}

@@ -1,6 +1,8 @@
 // Elementwise functions of infinities, NaN and numbers too large for an exponential.
 
+#include <unroll/graph/tape.h>
 #include <unroll/ops/arithmetic.h>
+#include <unroll/ops/reduce.h>
 
 #include <cmath>
 #include <functional>
@@ -71,4 +73,19 @@ TEST_CASE("comparisons with infinity are masks of 0 and 1") {
   CHECK(mask.data<double>()[0] == 0);
   CHECK(mask.data<double>()[1] == 0);
   CHECK(mask.data<double>()[2] == 1);
+}
+
+TEST_CASE("tensors without elements broadcast to tensors without elements") {
+  const std::vector<std::pair<Shape, Shape>> shapes{
+      {{3, 0}, {3, 1}}, {{2, 0, 3}, {2, 1, 1}}, {{2, 3, 0}, {3, 1}}, {{0}, {1}}, {{0, 4}, {4}}};
+  for (const auto& [a, b] : shapes) {
+    Tape tape;
+    const Tensor x = tape.watch(Tensor::zeros(a)), y = tape.watch(Tensor::zeros(b));
+    for (const Tensor& z : {x + y, x * y, where(greater(x, y), x, y), exp(x) / (y + 1.0)}) {
+      CHECK(z.shape() == a);
+      const std::vector<Tensor> grads = tape.gradient(sum(z), {x, y});
+      CHECK(grads[0].shape() == a);
+      CHECK(grads[1].shape() == b);
+    }
+  }
 }

@@ -39,7 +39,7 @@ struct Case {
 
 // Large enough that two threads share the work.
 std::vector<Case> cases() {
-  const Tensor x = numbers({300, 1001}), w = numbers({1001}, 3);
+  const Tensor x = numbers({1200, 1001}), w = numbers({1001}, 3);
   return {
       {"sum all", {x}, [](auto& in) { return sum(in[0]); }},
       {"sum rows", {x}, [](auto& in) { return sum(in[0], {1}); }},
@@ -59,7 +59,7 @@ std::vector<Case> cases() {
        {numbers({8, 100, 130})},
        [](auto& in) { return softmax(in[0], {.causal = true, .scale = 0.1}); }},
       {"log_softmax", {x}, [](auto& in) { return log_softmax(in[0]); }},
-      {"cross_entropy", {x}, [](auto& in) { return cross_entropy(in[0], indices({300}, 1001)); }},
+      {"cross_entropy", {x}, [](auto& in) { return cross_entropy(in[0], indices({1200}, 1001)); }},
       {"layer_norm", {x, w, w}, [](auto& in) { return layer_norm(in[0], in[1], in[2]); }},
       {"rms_norm", {x, w}, [](auto& in) { return rms_norm(in[0], in[1]); }},
       {"embedding",
@@ -77,7 +77,7 @@ std::vector<Case> cases() {
       {"expand",
        {w},
        [](auto& in) {
-         return expand(in[0], {300, 1001});
+         return expand(in[0], {1200, 1001});
        }},
       {"slice", {x}, [](auto& in) { return slice(in[0], 1, 5, 990, 3); }},
       {"concat", {x, x}, [](auto& in) { return concat(in, 1); }},
@@ -109,6 +109,33 @@ std::vector<Tensor> value_and_gradients(const Case& c, int count) {
 }
 
 }  // namespace
+
+TEST_CASE("products large enough to be cut have the same bits on one thread and two") {
+  // Rows that leave one, two or many over when cut in 32s; every way of reading the operands.
+  for (const std::int64_t m : {1, 33, 65, 97, 130})
+    for (const bool ta : {false, true})
+      for (const bool tb : {false, true}) {
+        const std::int64_t k = 1024, n = 1024;
+        const Tensor a = numbers(ta ? Shape{k, m} : Shape{m, k}, 1);
+        const Tensor b = numbers(tb ? Shape{n, k} : Shape{k, n}, 2), bias = numbers({n}, 3);
+        Tensor results[2];
+        for (const int count : {1, 2}) {
+          set_threads(count);
+          results[count - 1] = matmul(a, b, {.transpose_a = ta, .transpose_b = tb, .add = bias});
+          set_threads(1);
+        }
+        INFO("m " << m << ", transposed " << ta << tb);
+        CHECK(same_bits(results[0], results[1]));
+      }
+  const Tensor a = numbers({3, 40, 700}, 1), b = numbers({3, 700, 700}, 2);
+  Tensor results[2];
+  for (const int count : {1, 2}) {
+    set_threads(count);
+    results[count - 1] = matmul(a, b);
+    set_threads(1);
+  }
+  CHECK(same_bits(results[0], results[1]));
+}
 
 TEST_CASE("what pieces of work throw arrives once, the same on one thread and two") {
   for (const int count : {1, 2}) {

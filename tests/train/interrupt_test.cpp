@@ -37,6 +37,20 @@ TEST_CASE("an interrupt sets a flag, and what was there before comes back") {
   CHECK(!InterruptGuard::requested());
 }
 
+TEST_CASE("a guard within another keeps what that one has seen") {
+  {
+    const InterruptGuard outer;
+    std::raise(SIGTERM);
+    {
+      const InterruptGuard inner;
+      CHECK(InterruptGuard::requested());
+    }
+    CHECK(InterruptGuard::requested());
+  }
+  const InterruptGuard next;
+  CHECK(!InterruptGuard::requested());
+}
+
 TEST_CASE("the interrupt handler runs on a stack of its own") {
   // Generated products keep other things than the stack in the stack pointer.
   const InterruptGuard guard;

@@ -12,6 +12,7 @@
 #include <unroll/train/trainer.h>
 
 #include <cmath>
+#include <csignal>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <numeric>
@@ -121,6 +122,19 @@ TEST_CASE("random windows: y is x one token later, everywhere in the stream") {
 
 std::int64_t first(const Batch& batch) { return batch.x.data<std::int64_t>()[0]; }
 
+TEST_CASE("the held-out tenth must hold a window, or the length that would do is said") {
+  for (const std::int64_t steps : {1, 16, 64}) {
+    CAPTURE(steps);
+    const std::int64_t enough = 10 * steps + 1;
+    CHECK(training_part("test", enough, steps, "rows") == 9 * steps);
+    const std::string message =
+        message_of<DataError>([&] { training_part("test", enough - 1, steps, "rows"); });
+    CHECK(has(message, std::to_string(enough - 1) + " rows"));
+    CHECK(has(message, "need " + std::to_string(enough)));
+  }
+  CHECK(training_part("test", 1009, 1, "rows") == 908);
+}
+
 TEST_CASE("contiguous windows continue each other, row by row, and begin again") {
   const std::vector<std::int64_t> tokens = counting(2 * 13 + 1);
   ContiguousWindows stream(tokens, 2, 4);
@@ -218,6 +232,36 @@ TEST_CASE("a resumed run gives the bits of one that was never interrupted") {
     }
 }
 
+TEST_CASE("an interrupt between evaluations leaves no trace in the log") {
+  const TemporaryDirectory folder;
+  const ModelConfig config = small(ModelKind::rnn);
+  const TrainOptions options{.steps = 30,
+                             .evaluate_every = 10,
+                             .checkpoint = (folder / "c.safetensors").string(),
+                             .resume = true};
+  Setup whole(config);
+  const TrainResult expected = whole.run({.steps = 30, .evaluate_every = 10});
+  {
+    Setup first(config);
+    int drawn = 0;
+    first.task.next = [&](Generator& g) {
+      if (++drawn == 16) std::raise(SIGINT);
+      return first.windows.next(g);
+    };
+    const TrainResult part = first.run(options);
+    REQUIRE(part.interrupted);
+    REQUIRE(part.steps == 16);
+  }
+  Setup second(config);
+  const TrainResult result = second.run(options);
+  REQUIRE(result.curve.size() == 3);
+  for (std::size_t i = 0; i < 3; ++i) {
+    CHECK(result.curve[i].step == expected.curve[i].step);
+    CHECK(result.curve[i].train_loss == expected.curve[i].train_loss);
+    CHECK(result.curve[i].validation_loss == expected.curve[i].validation_loss);
+  }
+}
+
 TEST_CASE("carrying the state across batches changes what is learned, dropping it does not leak") {
   Setup carried(small(ModelKind::lstm), true), dropped(small(ModelKind::lstm), true);
   dropped.task.carry_state = false;
@@ -253,6 +297,17 @@ TEST_CASE("early stopping waits for patience evaluations without a better loss")
   CHECK(result.steps == 10);
   CHECK(result.curve.size() == 5);
   CHECK(result.best_loss == 4);
+}
+
+TEST_CASE("a validation loss that is NaN is worse than any") {
+  Setup setup(small(ModelKind::rnn));
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  std::vector<double> losses{nan, 3, nan, 2, 4, 5};
+  std::size_t next = 0;
+  setup.task.evaluate = [&](SequenceModel&) { return losses.at(next++); };
+  const TrainResult result = setup.run({.steps = 100, .evaluate_every = 2, .patience = 2});
+  CHECK(result.steps == 12);
+  CHECK(result.best_loss == 2);
 }
 
 TEST_CASE("the log holds one line of JSON an evaluation, and goes on after a resume") {
@@ -354,6 +409,42 @@ TEST_CASE("a checkpoint of another model, or a damaged one, changes nothing") {
     CHECK(!load_checkpoint((folder / "none").string(), *setup.model, *setup.optimizer,
                            setup.generator, progress));
   }
+}
+
+TEST_CASE("a run resumes on what it began with alone") {
+  const TemporaryDirectory folder;
+  TrainOptions options{.steps = 3,
+                       .log = (folder / "log.jsonl").string(),
+                       .checkpoint = (folder / "c.safetensors").string(),
+                       .resume = true};
+  {
+    Setup setup(small(ModelKind::rnn));
+    setup.run(options);  // as an earlier version wrote it
+  }
+  const auto refused = [&](const char* named) {
+    const std::string log = read_plainly(options.log), file = read_plainly(options.checkpoint);
+    Setup setup(small(ModelKind::rnn));
+    const std::string message = message_of<DataError>([&] { setup.run(options); });
+    CAPTURE(message);
+    CHECK(has(message, named));
+    CHECK(read_plainly(options.log) == log);
+    CHECK(read_plainly(options.checkpoint) == file);
+  };
+  options.identity = {{"text", "1"}};
+  options.steps = 6;
+  refused("of which text");
+  options.resume = false;
+  {
+    Setup setup(small(ModelKind::rnn));
+    setup.run(options);
+  }
+  options.resume = true;
+  options.steps = 9;
+  options.identity = {{"text", "2"}};
+  refused("another text");
+  options.identity = {{"text", "1"}};
+  Setup setup(small(ModelKind::rnn));
+  CHECK(setup.run(options).steps == 9);
 }
 
 TEST_CASE("a checkpoint survives losses that are not finite") {

@@ -3,11 +3,13 @@
 #include <unroll/compare/data.h>
 #include <unroll/compare/machine.h>
 #include <unroll/compare/probes.h>
+#include <unroll/graph/clock.h>
 #include <unroll/graph/threads.h>
 #include <unroll/optim/adam.h>
 #include <unroll/train/interrupt.h>
 #include <unroll/train/progress.h>
 
+#include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 
@@ -30,7 +32,7 @@ Budget budget_of(const CompareOptions& o) {
   if (o.quick)
     return {.batch = 8,
             .context = 48,
-            .steps = 60,
+            .steps = o.steps != 0 ? o.steps : 60,
             .evaluations = 6,
             .evaluation_batches = 4,
             .flow_steps = 101,
@@ -42,7 +44,7 @@ Budget budget_of(const CompareOptions& o) {
             .adding_parameters = 5000};
   return {.batch = 16,
           .context = 64,
-          .steps = o.steps,
+          .steps = o.steps != 0 ? o.steps : 600,
           .evaluations = 20,
           .evaluation_batches = 16,
           .flow_steps = 101,
@@ -77,7 +79,7 @@ class Whole {
     update(0);
   }
   void update(double share) {
-    bar_.update(std::min(0.999, (done_ + weight_ * share) / total_), note_);
+    bar_.update(std::min(0.999, (done_ + weight_ * std::min(1.0, share)) / total_), note_);
     if (InterruptGuard::requested()) fail("compare", "interrupted");
   }
 
@@ -111,6 +113,9 @@ class Comparison {
   explicit Comparison(const CompareOptions& options)
       : options_(options), budget_(budget_of(options)) {
     if (options.models.empty()) fail("compare", "no models");
+    for (auto name = options.models.begin(); name != options.models.end(); ++name)
+      if (std::find(options.models.begin(), name, *name) != name)
+        fail("compare", fmt::format("model '{}' is named twice", *name));
     if (options.seeds < 1) fail("compare", fmt::format("{} seeds", options.seeds));
     if (budget_.steps < 1) fail("compare", fmt::format("{} steps", budget_.steps));
     data_ = load_data(options, budget_.batch, budget_.context, budget_.evaluation_batches,
@@ -201,9 +206,20 @@ class Comparison {
     Generator batches(static_cast<std::uint64_t>(1000 + seed));
     TrainTask task = data_.task;
     std::int64_t drawn = 0;
+    const auto start = Clock::now();
+    double evaluating = 0;  // which options.seconds does not count
     task.next = [&](Generator& g) {
-      whole.update(static_cast<double>(drawn++) / static_cast<double>(budget_.steps));
+      whole.update(options_.seconds > 0
+                       ? (seconds_since(start) - evaluating) / options_.seconds
+                       : static_cast<double>(drawn) / static_cast<double>(budget_.steps));
+      ++drawn;
       return data_.task.next(g);
+    };
+    task.evaluate = [&](SequenceModel& m) {
+      const auto from = Clock::now();
+      const double loss = data_.task.evaluate(m);
+      evaluating += seconds_since(from);
+      return loss;
     };
     const std::int64_t steps = options_.seconds > 0 ? std::int64_t{1} << 40 : budget_.steps;
     Schedule rate = schedule::cosine({.rate = learning_rate,

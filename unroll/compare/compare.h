@@ -15,8 +15,8 @@ struct CompareOptions {
   std::string target;            ///< a column of the series
   std::vector<std::string> models = {"rnn", "lstm", "gru", "transformer"};
   std::int64_t parameters = 200'000;
-  std::int64_t steps = 600;  ///< training steps of each model
-  double seconds = 0;        ///< training time of each model in place of steps
+  std::int64_t steps = 0;  ///< training steps of each model; 0: 600, or 60 where `quick`
+  double seconds = 0;      ///< training time of each model in place of steps
   int seeds = 1;
   int threads = 1;
   bool quick = false;  ///< everything in under a minute

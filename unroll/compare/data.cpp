@@ -15,7 +15,6 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr const char* default_text = "/usr/share/common-licenses/GPL-3";
-constexpr double train_share = 0.9;
 
 std::function<double(SequenceModel&)> fixed_evaluation(const TrainTask& held_out, int batches) {
   return [held_out, batches](SequenceModel& model) {
@@ -51,8 +50,9 @@ CompareData text_data(const CompareOptions& options, std::int64_t batch, std::in
   const Vocabulary vocabulary = Vocabulary::characters(text);
   const std::vector<std::int64_t> tokens = vocabulary.encode(text);
   const auto data = std::make_shared<TextData>();
-  const auto cut = tokens.begin() +
-                   static_cast<std::ptrdiff_t>(train_share * static_cast<double>(tokens.size()));
+  const auto cut =
+      tokens.begin() +
+      training_part("compare", static_cast<std::int64_t>(tokens.size()), context, "characters");
   data->train.assign(tokens.begin(), cut);
   data->held_out.assign(cut, tokens.end());
 
@@ -91,12 +91,11 @@ CompareData series_data(const CompareOptions& options, std::int64_t batch, std::
   const Table table = read_csv(options.series);
   const std::string target = options.target.empty() ? table.columns.back() : options.target;
   table.column(target);  // names the columns there are, where it is none of them
-  const Tensor raw = table.tensor();
-  const auto rows = static_cast<std::int64_t>(train_share * static_cast<double>(raw.size(0)));
-  if (rows < 1)
-    throw DataError(error_message("compare", fmt::format("a series of {} rows", raw.size(0)),
-                                  nullptr, "Give a longer one"));
-  const Tensor series = standardize(raw, rows).first;
+  check_finite(table.tensor(), table);
+  // In f64: an f32 has no room for small changes of a large number.
+  const Tensor raw = table.tensor({}, DType::f64);
+  const std::int64_t rows = training_part("compare", raw.size(0), context, "rows");
+  const Tensor series = standardize(raw, rows).first.to(DType::f32);
   check_finite(series, table);
   const auto column =
       std::find(table.columns.begin(), table.columns.end(), target) - table.columns.begin();

@@ -46,6 +46,8 @@ void check_results(const Json& results) {
     results.at("task").at("source").get<std::string>();
     results.at("task").at("metric").get<std::string>();
     results.at("task").at("uniform_loss").get<double>();
+    if (results.at("task").contains("persistence_loss"))
+      check_measured(results.at("task").at("persistence_loss"));
     results.at("machine").at("processor").get<std::string>();
     results.at("settings").at("parameters").get<std::int64_t>();
     if (results.at("models").empty()) malformed("no models");

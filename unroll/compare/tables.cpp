@@ -43,8 +43,11 @@ std::string training_table(const Json& r) {
                         real(m.at("best_loss"), 4), seconds, real(m.at("tokens_per_second"), 0),
                         megabytes(m.at("peak_training_bytes")));
   }
-  return text +
-         fmt::format("knowing nothing: {:.4f}\n", r.at("task").at("uniform_loss").get<double>());
+  const Json& task = r.at("task");
+  text += fmt::format("knowing nothing: {:.4f}\n", task.at("uniform_loss").get<double>());
+  if (task.contains("persistence_loss"))
+    text += fmt::format("repeating the last value: {}\n", real(task.at("persistence_loss"), 4));
+  return text;
 }
 
 std::string flow_table(const Json& r) {

@@ -152,23 +152,25 @@ Tensor Tape::input(const Tensor& value, bool needs_grad) {
   node.output_count = 1;
   node.first_output = id;
   node.needs_grad = needs_grad;
-  Value& output = values_.emplace_back(value, index, needs_grad);
-  output.tensor.set_ref({id_, id});
+  const std::uint32_t serial = next_serial_++;
+  Value& output = values_.emplace_back(value, index, serial, needs_grad);
+  output.tensor.set_ref({id_, id, serial});
   return output.tensor;
 }
 
 Tensor Tape::leaf(const std::shared_ptr<ParameterState>& parameter) {
-  const auto [found, fresh] =
-      leaf_of_.try_emplace(parameter.get(), static_cast<std::uint32_t>(nodes_.size()));
-  if (fresh) {
+  const std::uint64_t version = parameter->version;
+  const auto [found, fresh] = leaf_of_.try_emplace(parameter.get());
+  if (fresh || found->second.version != version) {
+    found->second = {static_cast<std::uint32_t>(nodes_.size()), version};
     // A trace must not keep the parameter's storage from being changed in place later on.
     const Tensor& value = parameter->value;
     input(options_.trace ? Tensor::abstract(value.shape(), value.dtype()) : value, true);
     nodes_.back().parameter = arena_.make(parameter);
-    leaves_.push_back(found->second);
+    leaves_.push_back(found->second.node);
   }
   // A walk back has let go of it.
-  Tensor& value = values_[nodes_[found->second].first_output].tensor;
+  Tensor& value = values_[nodes_[found->second.node].first_output].tensor;
   if (value.is_abstract() && !value.is_phantom() && !options_.trace) {
     const TapeRef ref = value.ref();
     value = parameter->value;
@@ -231,10 +233,11 @@ void Tape::record(const Op& op, Args in, std::span<Tensor> out, const Where& whe
   node.needs_grad = needs;
   node.where = where;
   for (std::size_t i = 0; i < out.size(); ++i) {
-    out[i].set_ref({id_, first + static_cast<std::uint32_t>(i)});
+    const std::uint32_t serial = next_serial_++;
+    out[i].set_ref({id_, first + static_cast<std::uint32_t>(i), serial});
     values_.emplace_back(
         kept(keep.outputs, i) ? out[i] : Tensor::abstract(out[i].shape(), out[i].dtype()), index,
-        needs);
+        serial, needs);
   }
 }
 

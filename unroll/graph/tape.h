@@ -35,6 +35,7 @@ struct Value {
 
   Tensor tensor;  ///< abstract where no vjp reads it
   std::uint32_t producer = constant;
+  std::uint32_t serial = 0;
   bool needs_grad = false;
 };
 
@@ -110,7 +111,8 @@ class Tape {
   const Value& value(std::uint32_t id) const { return values_[id]; }
   /// Is this tensor a value of this tape?
   bool owns(const Tensor& tensor) const {
-    return tensor.ref().tape == id_ && tensor.ref().value < values_.size();
+    const TapeRef& ref = tensor.ref();
+    return ref.tape == id_ && ref.value < values_.size() && values_[ref.value].serial == ref.serial;
   }
   /// Does a gradient flow to this tensor on this tape?
   bool needs_grad(const Tensor& tensor) const {
@@ -144,15 +146,21 @@ class Tape {
 
   Options options_;
   std::uint64_t id_;
+  std::uint32_t next_serial_ = 1;
   Tape* previous_;
   std::optional<detail::FlushDenormals> flush_;  // while it records
   Arena arena_;
   Chunked<Node> nodes_;
   Chunked<Value> values_;
   std::vector<std::uint32_t, CachedAllocator<std::uint32_t>> leaves_;  // nodes of parameters
-  std::unordered_map<const ParameterState*, std::uint32_t, std::hash<const ParameterState*>,
-                     std::equal_to<>,
-                     CachedAllocator<std::pair<const ParameterState* const, std::uint32_t>>>
+  // The latest leaf of a parameter, and the version of its value there.
+  struct Leaf {
+    std::uint32_t node;
+    std::uint64_t version;
+  };
+  std::unordered_map<const ParameterState*, Leaf, std::hash<const ParameterState*>,
+                     std::equal_to<const ParameterState*>,
+                     CachedAllocator<std::pair<const ParameterState* const, Leaf>>>
       leaf_of_;
 };
 

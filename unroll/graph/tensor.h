@@ -17,6 +17,7 @@ namespace unroll {
 struct TapeRef {
   std::uint64_t tape = 0;
   std::uint32_t value = 0;
+  std::uint32_t serial = 0;  ///< tells values apart that had one place, before and after a rewind
 };
 
 /// An immutable handle on a row-major array in a shared buffer. Copying a Tensor copies the

@@ -106,7 +106,7 @@ inline bool is_worker() {
 template <class F>
 void parallel_for(std::int64_t count, std::int64_t piece, double work, F&& f) {
   const std::int64_t pieces = (count + piece - 1) / piece;
-  constexpr double worth_a_thread = 1e6;  // about 100 us, some 30 times what waking a thread costs
+  constexpr double worth_a_thread = 4e6;  // about 100 us, a few times what waking a thread costs
   if (detail::thread_count == 1 || pieces < 2 || work < worth_a_thread || detail::is_worker()) {
     for (std::int64_t i = 0; i < pieces; ++i)
       f(i * piece, (i + 1) * piece < count ? (i + 1) * piece : count);

@@ -42,8 +42,6 @@ UNROLL_FLATTEN void row_times_transposed(const Gemm& g, const T* a, const T* b, 
 }
 
 void run_piece(const Gemm& g, const float* a, const float* b, const float* bias, float* c) {
-  if (g.m == 1 && g.batch == 1 && g.transpose_b && !g.transpose_a && !g.packed)
-    return row_times_transposed(g, a, b, bias, c);
 #ifdef UNROLL_ONEDNN
   detail::gemm_onednn(g, a, b, bias, c);
 #else
@@ -106,6 +104,10 @@ void cut_and_run(const Gemm& g, const In* a, const In* b, const T* bias, T* c) {
         c[i * g.step_c + j] = g.bias ? bias[j % g.n] : T(0);
     return;
   }
+  // Told from the whole product: a row that a cut leaves over is summed as its neighbours are.
+  if constexpr (std::is_same_v<In, float>)
+    if (g.m == 1 && g.batch == 1 && g.transpose_b && !g.transpose_a)
+      return row_times_transposed(g, a, b, bias, c);
   const std::int64_t pieces = piece_count(g);
   if (pieces == 1) return run_piece(g, a, b, bias, c);
   if (g.batch > 1) {

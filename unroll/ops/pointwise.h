@@ -252,6 +252,7 @@ class PointwiseOp : public OpRecord<PointwiseOp<F, NI, NO, Order>> {
   void run_loop(const detail::PointwiseLoop& loop, const std::byte* const* in,
                 std::byte* const* out) const {
     using L = simd::Lanes<T>;
+    if (loop.inner == 0 || loop.rows == 0) return;
     const auto from = sources<T>(in);
     const auto into = targets<T>(out);
     constexpr std::int64_t piece = 4096;

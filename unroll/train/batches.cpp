@@ -16,6 +16,18 @@ void check(const char* what, std::int64_t have, std::int64_t batch, std::int64_t
 
 }  // namespace
 
+std::int64_t training_part(const char* what, std::int64_t count, std::int64_t steps,
+                           const char* elements) {
+  const std::int64_t part = count / 10 * 9 + count % 10 * 9 / 10;
+  if (count - part <= steps)
+    throw DataError(error_message(
+        what,
+        fmt::format("{} {} are too short a file, of which windows of {} steps need {}", count,
+                    elements, steps, 10 * steps + 1),
+        nullptr, "The last tenth is held out and must hold a window"));
+  return part;
+}
+
 RandomWindows::RandomWindows(std::span<const std::int64_t> tokens, std::int64_t batch,
                              std::int64_t steps)
     : tokens_(tokens), batch_(batch), steps_(steps) {
@@ -42,7 +54,13 @@ ContiguousWindows::ContiguousWindows(std::span<const std::int64_t> tokens, std::
   if (batch < 1 || steps < 1)
     fail("batches", fmt::format("batch {} and steps {} must be positive", batch, steps));
   length_ = (static_cast<std::int64_t>(tokens.size()) - 1) / batch;
-  check("batches", length_ + 1, batch, steps);
+  if (length_ < steps)
+    throw DataError(error_message(
+        "batches",
+        fmt::format("{} elements, too few for {} streams of {} steps", tokens.size(), batch, steps),
+        nullptr,
+        fmt::format("Give at least {:.0f}, or smaller batches or shorter windows",
+                    static_cast<double>(batch) * static_cast<double>(steps) + 1)));
 }
 
 void ContiguousWindows::seek(std::int64_t position) {

@@ -13,6 +13,11 @@ struct Batch {
   Tensor y;
 };
 
+/// How many of `count` elements train: the first 90 %; the rest is held out. Throws DataError, with
+/// the length that would do, where the rest holds no window of `steps`. `elements` names them.
+std::int64_t training_part(const char* what, std::int64_t count, std::int64_t steps,
+                           const char* elements);
+
 /// Windows of a token stream at random places: x [T, B], y the same one token later.
 class RandomWindows {
  public:

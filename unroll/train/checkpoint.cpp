@@ -43,6 +43,11 @@ void save_checkpoint(const std::string& path, SequenceModel& model, Optimizer& o
             {"seconds", progress.seconds},
             {"best", progress.best},
             {"since_best", progress.since_best},
+            {"running", progress.running},
+            {"interval_sum", progress.interval_sum},
+            {"interval_steps", progress.interval_steps},
+            {"peak_bytes", progress.peak_bytes},
+            {"identity", progress.identity},
             {"learning_rate", optimizer.learning_rate()},
             {"generator", to_json(generator)},
             {"generators", Json::object()},
@@ -60,10 +65,11 @@ bool load_checkpoint(const std::string& path, SequenceModel& model, Optimizer& o
   const StateDict tensors = load_safetensors(path, &metadata);
   const auto malformed = [&](const std::string& what) {
     throw DataError(error_message("checkpoint", fmt::format("'{}': {}", path, what), nullptr,
-                                  "It is not a checkpoint of this model; give another file"));
+                                  "It is not a checkpoint of this run; give another file"));
   };
   if (!metadata.contains("training")) malformed("has no training metadata");
   TrainProgress restored;
+  restored.identity = progress.identity;
   Generator drawn;
   std::vector<std::pair<Generator*, Generator>> inner;
   double rate = 0;
@@ -77,6 +83,16 @@ bool load_checkpoint(const std::string& path, SequenceModel& model, Optimizer& o
     restored.seconds = json.at("seconds");
     restored.best = number(json.at("best"));
     restored.since_best = json.at("since_best");
+    // Files of earlier versions lack these: the first interval then counts from the resumption.
+    restored.running = json.value("running", 0.0);
+    restored.interval_sum = json.value("interval_sum", 0.0);
+    restored.interval_steps = json.value("interval_steps", std::int64_t{0});
+    restored.peak_bytes = json.value("peak_bytes", std::int64_t{0});
+    const Json identity = json.value("identity", Json::object());
+    for (const auto& [name, value] : progress.identity) {
+      if (!identity.contains(name)) malformed(fmt::format("does not say of which {} it is", name));
+      if (identity.at(name) != value) malformed(fmt::format("is of another {}", name));
+    }
     rate = json.at("learning_rate");
     drawn = generator_from(json.at("generator"));
     for (auto& [name, one] : model.generators())

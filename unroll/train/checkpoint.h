@@ -11,8 +11,13 @@ struct TrainProgress {
   double seconds = 0;
   double best = 0;
   int since_best = 0;
+  double running = 0;       ///< a smoothed loss, for the progress bar
+  double interval_sum = 0;  ///< of the losses since the last evaluation
+  std::int64_t interval_steps = 0;
+  std::int64_t peak_bytes = 0;
   State state;  ///< carried from batch to batch
   std::vector<TrainPoint> curve;
+  std::map<std::string, std::string> identity;  ///< see TrainOptions
 };
 
 /// Writes everything into one safetensors file, atomically: tensors under "model.", "optimizer."
@@ -21,7 +26,7 @@ void save_checkpoint(const std::string& path, SequenceModel& model, Optimizer& o
                      const Generator& generator, const TrainProgress& progress);
 
 /// Restores it; false where there is no such file. Throws DataError, and changes nothing, where
-/// the file is malformed or of another model.
+/// the file is malformed, of another model, or differs in what progress.identity names.
 bool load_checkpoint(const std::string& path, SequenceModel& model, Optimizer& optimizer,
                      Generator& generator, TrainProgress& progress);
 

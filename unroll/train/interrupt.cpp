@@ -1,12 +1,14 @@
 #include <unroll/train/interrupt.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstddef>
 
 namespace unroll {
 namespace {
 
 volatile std::sig_atomic_t flag = 0;  // all that a signal handler may touch
+std::atomic<int> guards = 0;
 
 void on_signal(int number) {
   if (flag != 0) {
@@ -31,7 +33,8 @@ InterruptGuard::InterruptGuard() {
     own.ss_size = size;
     sigaltstack(&own, nullptr);
   }
-  flag = 0;
+  // A guard within another one must not forget what that one has seen.
+  if (guards++ == 0) flag = 0;
   struct sigaction action {};
   action.sa_handler = on_signal;
   action.sa_flags = SA_ONSTACK | SA_RESTART;
@@ -42,6 +45,7 @@ InterruptGuard::InterruptGuard() {
 InterruptGuard::~InterruptGuard() {
   sigaction(SIGINT, &previous_int_, nullptr);
   sigaction(SIGTERM, &previous_term_, nullptr);
+  --guards;
   if (stack_ == nullptr) return;
   stack_t none{};
   none.ss_flags = SS_DISABLE;

@@ -7,7 +7,8 @@
 namespace unroll {
 
 /// While it lives, Ctrl-C (SIGINT) and SIGTERM set a flag in place of ending the program, so that
-/// a run can save itself. A second Ctrl-C ends it. For the thread that makes it.
+/// a run can save itself. A second Ctrl-C ends it. For the thread that makes it. Guards may nest:
+/// the outermost one begins with the flag cleared.
 class InterruptGuard {
  public:
   InterruptGuard();

@@ -51,7 +51,9 @@ class Run {
         task_(task),
         generator_(generator),
         options_(options),
-        parameters_(model.parameters()) {}
+        parameters_(model.parameters()) {
+    progress_.identity = options.identity;
+  }
 
   TrainResult operator()() {
     const bool resumed =
@@ -77,7 +79,7 @@ class Run {
         evaluate(log);
         if (options_.patience > 0 && progress_.since_best >= options_.patience) break;
       }
-      if (bar) bar->update(share(), fmt::format("loss {:.3f}", running_));
+      if (bar) bar->update(share(), fmt::format("loss {:.3f}", progress_.running));
     }
     const bool fresh = progress_.curve.empty() || progress_.curve.back().step != progress_.step;
     if (task_.evaluate && fresh && !result_.interrupted) evaluate(log);
@@ -86,6 +88,7 @@ class Run {
     result_.steps = progress_.step;
     result_.tokens = progress_.tokens;
     result_.seconds = progress_.seconds;
+    result_.peak_bytes = progress_.peak_bytes;
     result_.best_loss = progress_.best;
     return result_;
   }
@@ -120,23 +123,24 @@ class Run {
     if (options_.clip_norm > 0) clip_grad_norm(parameters_, options_.clip_norm);
     optimizer_.step();
     for (Tensor& one : progress_.state) one = one.detach();
-    result_.peak_bytes = std::max(result_.peak_bytes, memory_stats().peak);
-    running_ = progress_.step == 0 ? value : 0.95 * running_ + 0.05 * value;
-    interval_sum_ += value;
-    ++interval_steps_;
+    progress_.peak_bytes = std::max(progress_.peak_bytes, memory_stats().peak);
+    progress_.running = progress_.step == 0 ? value : 0.95 * progress_.running + 0.05 * value;
+    progress_.interval_sum += value;
+    ++progress_.interval_steps;
     ++progress_.step;
     progress_.tokens += batch.x.size(0) * batch.x.size(1);
   }
 
   void evaluate(Log& log) {
-    TrainPoint point{.step = progress_.step,
-                     .tokens = progress_.tokens,
-                     .seconds = progress_.seconds,
-                     .train_loss = interval_steps_ > 0
-                                       ? interval_sum_ / static_cast<double>(interval_steps_)
-                                       : std::numeric_limits<double>::quiet_NaN()};
-    interval_sum_ = 0;
-    interval_steps_ = 0;
+    TrainPoint point{
+        .step = progress_.step,
+        .tokens = progress_.tokens,
+        .seconds = progress_.seconds,
+        .train_loss = progress_.interval_steps > 0
+                          ? progress_.interval_sum / static_cast<double>(progress_.interval_steps)
+                          : std::numeric_limits<double>::quiet_NaN()};
+    progress_.interval_sum = 0;
+    progress_.interval_steps = 0;
     if (task_.evaluate) {
       const NoGrad constant;
       model_.eval();
@@ -145,7 +149,9 @@ class Run {
     } else {
       point.validation_loss = point.train_loss;
     }
-    const bool better = progress_.curve.empty() || point.validation_loss < progress_.best;
+    // NaN is worse than anything: also as the first, it must not stay the best.
+    const bool better = progress_.curve.empty() || point.validation_loss < progress_.best ||
+                        (std::isnan(progress_.best) && !std::isnan(point.validation_loss));
     if (better) progress_.best = point.validation_loss;
     progress_.since_best = better ? 0 : progress_.since_best + 1;
     progress_.curve.push_back(point);
@@ -166,8 +172,6 @@ class Run {
   std::vector<Parameter> parameters_;
   TrainProgress progress_;
   TrainResult result_;
-  double running_ = 0, interval_sum_ = 0;
-  std::int64_t interval_steps_ = 0;
 };
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include <unroll/train/sequence_model.h>
 
 #include <functional>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -40,6 +41,9 @@ struct TrainOptions {
   std::string log = {};         ///< JSON lines are appended to this file
   std::string checkpoint = {};  ///< written at every evaluation, at the end, and on Ctrl-C
   bool resume = false;          ///< continue from `checkpoint` where it exists
+  /// What is trained and on what, by name, as {"text", its hash}. It is kept in the checkpoint;
+  /// resuming throws DataError, before anything is written, where the checkpoint's differs.
+  std::map<std::string, std::string> identity = {};
   std::string label = "train";  ///< of the progress bar; empty: none
 };
 

@@ -5,6 +5,7 @@
 #include <unroll/layers/recurrent.h>
 #include <unroll/layers/transformer.h>
 #include <unroll/ops/arithmetic.h>
+#include <unroll/ops/custom.h>
 #include <unroll/ops/dropout.h>
 #include <unroll/ops/index.h>
 #include <unroll/ops/layout.h>
@@ -135,6 +136,45 @@ TEST_CASE("a program follows its parameters, also where it keeps their weights l
   CHECK(same_bits(program({x})[0], layer(x)));
   layer.weight.mutable_value().mutable_data<float>()[7] += 1;
   CHECK(same_bits(program({x})[0], layer(x)));
+}
+
+TEST_CASE("a program follows frozen parameters too, and gives them no gradient") {
+  Generator g(1);
+  Linear frozen(4, 4, g), trained(4, 1, g);
+  for (Parameter parameter : frozen.parameters()) parameter.set_trainable(false);
+  const Tensor x = g.normal({3, 4}, 0, 1);
+  const auto f = [&](std::span<const Tensor> in) -> Tensors {
+    return {mean(square(trained(tanh(frozen(in[0])))))};
+  };
+  Program program = trace_gradient(f, {&x, 1});
+  for (int i = 0; i < 2; ++i) {
+    const double expected = f({&x, 1})[0].item();
+    const std::span<const Tensor> got = program({x});
+    CHECK(got[0].item() == expected);
+    REQUIRE(got.size() == 1 + program.parameters().size());
+    for (std::size_t k = 0; k < program.parameters().size(); ++k)
+      CHECK(got[1 + k].defined() == program.parameters()[k].trainable());
+    frozen.weight.set_value(g.normal({4, 4}, 0, 1));
+  }
+}
+
+TEST_CASE("a program lets go of what ops allocated as soon as nobody reads it") {
+  const Tensor x = Tensor::full({1 << 16}, 0.5);
+  const auto doubled = [](const Tensor& y) {
+    return custom_op("doubled", {y}, [](std::span<const Tensor> in) { return in[0] + in[0]; }, {});
+  };
+  Program program = trace(
+      [&](std::span<const Tensor> in) -> Tensors {
+        Tensor y = in[0];
+        for (int i = 0; i < 20; ++i) y = tanh(doubled(y));
+        return {y};
+      },
+      {&x, 1});
+  program({x});
+  reset_peak_memory();
+  const std::int64_t before = memory_stats().live;
+  program({x});
+  CHECK(memory_stats().peak - before < 4 * (1 << 18));
 }
 
 TEST_CASE("outputs that somebody holds are not overwritten, others use their memory again") {

@@ -1,59 +1,28 @@
-// Batches, the training loop, checkpoints, model folders and generation.
+// The training loop and checkpoints.
 
 #include <unroll/graph/tape.h>
 #include <unroll/io/safetensors.h>
-#include <unroll/io/text.h>
 #include <unroll/ops/arithmetic.h>
 #include <unroll/ops/index.h>
-#include <unroll/ops/loss.h>
-#include <unroll/optim/adam.h>
 #include <unroll/train/checkpoint.h>
-#include <unroll/train/model_dir.h>
-#include <unroll/train/trainer.h>
 
 #include <cmath>
 #include <csignal>
 #include <limits>
 #include <nlohmann/json.hpp>
-#include <numeric>
-#include <set>
 #include <sstream>
 
 #include "../catch.h"
 #include "../io/files.h"
 #include "../tensors.h"
+#include "setup.h"
 
 using namespace unroll;
+using namespace unroll::test;
 
 namespace {
 
 using Json = nlohmann::json;
-
-std::vector<std::int64_t> counting(std::int64_t n) {
-  std::vector<std::int64_t> tokens(static_cast<std::size_t>(n));
-  std::iota(tokens.begin(), tokens.end(), 0);
-  return tokens;
-}
-std::vector<std::int64_t> periodic(std::int64_t n) {
-  std::vector<std::int64_t> tokens;
-  for (std::int64_t i = 0; i < n; ++i) tokens.push_back(i % 5 < 3 ? i % 5 : (i / 5) % 4 + 3);
-  return tokens;
-}
-
-Tensor token_loss(const Tensor& output, const Batch& batch) {
-  return cross_entropy(output, batch.y);
-}
-
-ModelConfig small(ModelKind kind, double dropout = 0) {
-  return {.kind = kind,
-          .vocabulary = 8,
-          .embedding = 12,
-          .hidden = 16,
-          .layers = 2,
-          .heads = 2,
-          .context = 32,
-          .dropout = dropout};
-}
 
 // What later training steps do not write into.
 StateDict copied(const StateDict& state) {
@@ -62,118 +31,7 @@ StateDict copied(const StateDict& state) {
   return result;
 }
 
-// A model, its optimizer and a task on the periodic text.
-struct Setup {
-  std::vector<std::int64_t> tokens = periodic(2000);
-  Generator generator{11};
-  std::unique_ptr<SequenceModel> model;
-  std::unique_ptr<AdamW> optimizer;
-  RandomWindows windows{tokens, 4, 16};
-  ContiguousWindows stream{tokens, 4, 16};
-  TrainTask task;
-
-  explicit Setup(const ModelConfig& config, bool carry = false)
-      : model(make_model(config, generator)),
-        optimizer(std::make_unique<AdamW>(decay_groups(model->named_parameters()),
-                                          AdamWOptions{.learning_rate = 1e-2})) {
-    task.loss = token_loss;
-    task.carry_state = carry;
-    task.next = [this, carry](Generator& g) { return carry ? stream.next() : windows.next(g); };
-    task.at_start = [this] { return stream.at_start(); };
-    task.seek = [this](std::int64_t n) { stream.seek(n % stream.batches() * 16); };
-    task.evaluate = [this](SequenceModel& m) {
-      TrainTask held = task;
-      held.next = [this](Generator& g) { return windows.next(g); };
-      return mean_loss(m, held, Generator(3), 4);
-    };
-  }
-  TrainResult run(TrainOptions options) {
-    options.label.clear();
-    return train(*model, *optimizer, task, generator, options);
-  }
-};
-
 }  // namespace
-
-TEST_CASE("random windows: y is x one token later, everywhere in the stream") {
-  const std::vector<std::int64_t> tokens = counting(12);
-  const RandomWindows windows(tokens, 3, 4);
-  Generator g(1);
-  std::set<std::int64_t> starts;
-  for (int i = 0; i < 200; ++i) {
-    const Batch batch = windows.next(g);
-    REQUIRE(batch.x.shape() == Shape{4, 3});
-    for (std::int64_t b = 0; b < 3; ++b) {
-      const std::int64_t start = batch.x.data<std::int64_t>()[static_cast<std::size_t>(b)];
-      starts.insert(start);
-      for (std::int64_t t = 0; t < 4; ++t) {
-        const auto at = static_cast<std::size_t>(t * 3 + b);
-        REQUIRE(batch.x.data<std::int64_t>()[at] == start + t);
-        REQUIRE(batch.y.data<std::int64_t>()[at] == start + t + 1);
-      }
-    }
-  }
-  CHECK(starts.size() == 8);
-  CHECK(*starts.rbegin() == 7);  // the last window's target is the last token
-  CHECK_NOTHROW(RandomWindows(std::span(tokens).first(5), 3, 4).next(g));
-  CHECK_THROWS_AS(RandomWindows(std::span(tokens).first(4), 3, 4), DataError);
-  CHECK_THROWS_AS(RandomWindows(tokens, 0, 4), Error);
-}
-
-std::int64_t first(const Batch& batch) { return batch.x.data<std::int64_t>()[0]; }
-
-TEST_CASE("the held-out tenth must hold a window, or the length that would do is said") {
-  for (const std::int64_t steps : {1, 16, 64}) {
-    CAPTURE(steps);
-    const std::int64_t enough = 10 * steps + 1;
-    CHECK(training_part("test", enough, steps, "rows") == 9 * steps);
-    const std::string message =
-        message_of<DataError>([&] { training_part("test", enough - 1, steps, "rows"); });
-    CHECK(has(message, std::to_string(enough - 1) + " rows"));
-    CHECK(has(message, "need " + std::to_string(enough)));
-  }
-  CHECK(training_part("test", 1009, 1, "rows") == 908);
-}
-
-TEST_CASE("contiguous windows continue each other, row by row, and begin again") {
-  const std::vector<std::int64_t> tokens = counting(2 * 13 + 1);
-  ContiguousWindows stream(tokens, 2, 4);
-  CHECK(stream.batches() == 3);
-  std::int64_t last[2] = {-1, 12};
-  for (int i = 0; i < 3; ++i) {
-    CHECK(stream.at_start() == (i == 0));
-    const Batch batch = stream.next();
-    for (std::int64_t b = 0; b < 2; ++b)
-      for (std::int64_t t = 0; t < 4; ++t) {
-        const auto at = static_cast<std::size_t>(t * 2 + b);
-        REQUIRE(batch.x.data<std::int64_t>()[at] == ++last[b]);
-        REQUIRE(batch.y.data<std::int64_t>()[at] == last[b] + 1);
-      }
-  }
-  CHECK(stream.at_start());
-  CHECK(first(stream.next()) == 0);
-  stream.seek(8);
-  CHECK(first(stream.next()) == 8);
-  CHECK_THROWS_AS(stream.seek(3), Error);
-  CHECK_THROWS_AS(stream.seek(12), Error);
-  CHECK_THROWS_AS(ContiguousWindows(tokens, 9, 4), DataError);
-}
-
-TEST_CASE("series windows: y is the target one step later") {
-  Tensor series = Tensor::empty({10, 2});
-  for (std::size_t i = 0; i < 20; ++i) series.mutable_data<float>()[i] = static_cast<float>(i);
-  const RandomSeriesWindows windows(series, 1, 2, 3);
-  Generator g(1);
-  for (int i = 0; i < 50; ++i) {
-    const Batch batch = windows.next(g);
-    REQUIRE(batch.x.shape() == Shape{3, 2, 2});
-    REQUIRE(batch.y.shape() == Shape{3, 2, 1});
-    for (std::size_t k = 0; k < 6; ++k)
-      REQUIRE(batch.y.data<float>()[k] == batch.x.data<float>()[2 * k] + 3);
-  }
-  CHECK_THROWS_AS(RandomSeriesWindows(series, 2, 2, 3), Error);
-  CHECK_THROWS_AS(RandomSeriesWindows(series, 0, 2, 10), DataError);
-}
 
 TEST_CASE("every kind of model learns a periodic text") {
   for (const ModelKind kind :
@@ -462,217 +320,4 @@ TEST_CASE("a checkpoint survives losses that are not finite") {
   CHECK(back.step == 4);
   REQUIRE(back.curve.size() == 1);
   CHECK(std::isnan(back.curve[0].train_loss));
-}
-
-TEST_CASE("a model folder round trip") {
-  const TemporaryDirectory folder;
-  const std::string text = "abcdefgh";
-  const Vocabulary vocabulary = Vocabulary::characters(text);
-  for (const ModelKind kind :
-       {ModelKind::rnn, ModelKind::lstm, ModelKind::gru, ModelKind::transformer})
-    for (const Positions positions :
-         {Positions::learned, Positions::rotary, Positions::sinusoidal}) {
-      CAPTURE(to_string(kind));
-      ModelConfig config = small(kind, 0.1);
-      config.positions = positions;
-      config.bias = kind != ModelKind::gru;
-      config.tied = kind == ModelKind::transformer;
-      Generator g(1);
-      const auto model = make_model(config, g);
-      save_model(folder / "model", config, vocabulary, *model);
-      const LanguageModel loaded = load_model(folder / "model");
-      CHECK(same_bits(loaded.model->state_dict(), model->state_dict()));
-      CHECK(loaded.vocabulary == vocabulary);
-      CHECK(to_json(loaded.config) == to_json(config));
-      CHECK(!loaded.model->training());
-      model->eval();
-      const Tensor x = vocabulary.encode_tensor("badcafe").viewed({7, 1});
-      CHECK(difference((*model)(x).output, (*loaded.model)(x).output) == 0);
-    }
-  CHECK(to_json(config_from_json(to_json(small(ModelKind::gru)))) ==
-        to_json(small(ModelKind::gru)));
-}
-
-TEST_CASE("the number of parameters is known before a model is made") {
-  for (const ModelKind kind :
-       {ModelKind::rnn, ModelKind::lstm, ModelKind::gru, ModelKind::transformer})
-    for (const bool bias : {false, true})
-      for (const bool tied : {false, true})
-        for (const Positions positions :
-             {Positions::learned, Positions::rotary, Positions::sinusoidal})
-          for (const int layers : {1, 3}) {
-            ModelConfig config = small(kind);
-            config.embedding = tied ? config.hidden : 6;
-            config.bias = bias;
-            config.tied = tied;
-            config.positions = positions;
-            config.layers = layers;
-            CAPTURE(to_json(config));
-            CHECK(parameter_count(config) ==
-                  static_cast<double>(make_model(config)->parameter_count()));
-            if (tied) continue;
-            config.vocabulary = 0;
-            config.features = 3;
-            config.outputs = 2;
-            CHECK(parameter_count(config) ==
-                  static_cast<double>(make_model(config)->parameter_count()));
-          }
-}
-
-TEST_CASE("a model that cannot be is refused before it is made") {
-  const auto refused = [](auto change, const char* why) {
-    ModelConfig config = small(ModelKind::transformer);
-    change(config);
-    CAPTURE(why);
-    CHECK(has(message_of([&] { make_model(config); }), why));
-  };
-  refused([](ModelConfig& c) { c.hidden = 0; }, "hidden must be 1 or more, got 0");
-  refused([](ModelConfig& c) { c.hidden = std::int64_t{1} << 62; }, "more than any machine");
-  refused([](ModelConfig& c) { c.layers = -1; }, "layers must be 1 or more");
-  refused([](ModelConfig& c) { c.heads = 3; }, "3 heads do not divide");
-  refused([](ModelConfig& c) { c.heads = c.hidden; }, "an even number of units a head");
-  refused([](ModelConfig& c) { c.heads = 0; }, "heads must be 1 or more");
-  ModelConfig config = small(ModelKind::transformer);
-  config.heads = 0;
-  CHECK_THROWS_AS(sized(config, 10'000), Error);
-  CHECK_THROWS_AS(make_model(sized(small(ModelKind::lstm), std::int64_t{1} << 62)), Error);
-}
-
-TEST_CASE("a malformed model folder is a DataError") {
-  const TemporaryDirectory folder;
-  Generator g(1);
-  const ModelConfig config = small(ModelKind::lstm);
-  const auto model = make_model(config, g);
-  const std::filesystem::path path = folder / "model", file = path / "config.json";
-  save_model(path, config, Vocabulary::characters("abcdefgh"), *model);
-  const Json good = Json::parse(read_plainly(file));
-  const auto with = [&](const char* pointer, const Json& value) {
-    Json json = good;
-    json[Json::json_pointer(pointer)] = value;
-    write_plainly(file, json.dump());
-    CAPTURE(pointer, value.dump());
-    CHECK_THROWS_AS(load_model(path), DataError);
-  };
-  CHECK_NOTHROW(load_model(path));
-  with("/format", "unroll-model-2");
-  with("/model/kind", "perceptron");
-  with("/model/kind", 3);
-  with("/model/kind", "gru");  // not what the tensors are
-  with("/model/hidden", 17);
-  with("/model/hidden", 0);
-  with("/model/hidden", -4);
-  with("/model/hidden", "many");
-  with("/model/hidden", std::int64_t{1} << 60);
-  with("/model/hidden", (1 << 24));  // more than the file has, and than can be made
-  with("/model/hidden", 16.5);
-  with("/model/layers", (std::int64_t{1} << 32) + 2);  // 2 in 32 bits
-  with("/model/layers", 0);
-  with("/model/layers", 3);
-  with("/model/dropout", 1.5);
-  with("/model/vocabulary", 9);
-  with("/model/vocabulary", 0);
-  with("/model/positions", "polar");
-  with("/model/tied", true);
-  with("/vocabulary", Json::object());
-  with("/vocabulary", 5);
-  for (const char* text : {"{", "[]", "null", "{}", "{\"format\": \"unroll-model-1\"}"}) {
-    write_plainly(file, text);
-    CAPTURE(text);
-    CHECK_THROWS_AS(load_model(path), DataError);
-  }
-  write_plainly(file, good.dump());
-  std::filesystem::remove(path / "model.safetensors");
-  CHECK_THROWS_AS(load_model(path), DataError);
-  write_plainly(path / "model.safetensors", "short");
-  CHECK_THROWS_AS(load_model(path), DataError);
-  CHECK_THROWS_AS(load_model(folder / "nothing"), DataError);
-  for (const char* text : {"", "{", "7", "{\"kind\": \"lstm\"}"})
-    CHECK_THROWS_AS(config_from_json(text), DataError);
-}
-
-TEST_CASE("generation: deterministic at temperature 0 and by seed, and what was learned") {
-  LanguageModel model;
-  model.config = small(ModelKind::lstm);
-  model.vocabulary = Vocabulary::characters("abcdefgh");
-  Setup setup(model.config);
-  setup.run({.steps = 200, .clip_norm = 1});
-  model.model = std::move(setup.model);
-  Generator a(1), b(2);
-  const std::string one = generate(model, "abcd", 30, 0, a);
-  CHECK(one == generate(model, "abcd", 30, 0, b));
-  CHECK(one.size() == 30);
-  CHECK(has(one, "abc"));
-  Generator c(3), d(3), e(4);
-  const std::string drawn = generate(model, "abc", 60, 2.0, c);
-  CHECK(drawn == generate(model, "abc", 60, 2.0, d));
-  CHECK(drawn != generate(model, "abc", 60, 2.0, e));
-  CHECK(generate(model, "a", 0, 1, c).empty());
-  CHECK_THROWS_AS(generate(model, "", 5, 1, c), Error);
-  CHECK_THROWS_AS(generate(model, "z", 5, 1, c), DataError);
-  CHECK_THROWS_AS(generate(model, "a", 5, -1, c), Error);
-  CHECK_THROWS_AS(generate(model, "a", 5, NAN, c), Error);
-  CHECK_THROWS_AS(generate(model, "a", -5, 1, c), Error);
-}
-
-TEST_CASE("step by step with the state carried gives what the whole sequence gives") {
-  Generator g(5);
-  for (const ModelKind kind :
-       {ModelKind::rnn, ModelKind::lstm, ModelKind::gru, ModelKind::transformer})
-    for (const Positions positions :
-         {Positions::learned, Positions::rotary, Positions::sinusoidal}) {
-      CAPTURE(to_string(kind), static_cast<int>(positions));
-      ModelConfig config = small(kind, 0.3);
-      config.positions = positions;
-      const auto model = make_model(config, g);
-      model->eval();
-      Tensor tokens = Tensor::empty({20, 2}, DType::i64);
-      for (std::int64_t& token : tokens.mutable_data<std::int64_t>()) token = g.below(8);
-      const Output whole = (*model)(tokens);
-      for (const std::int64_t chunk : {1, 7}) {
-        State state;
-        for (std::int64_t t = 0; t < 20; t += chunk) {
-          const std::int64_t end = std::min<std::int64_t>(20, t + chunk);
-          const Output part = (*model)(tokens.rows(t, end), state);
-          CHECK(difference(part.output, whole.output.rows(t, end)) < 1e-5);
-          state = part.state;
-        }
-        REQUIRE(state.size() == whole.state.size());
-        for (std::size_t k = 0; k < state.size(); ++k)
-          CHECK(difference(state[k], whole.state[k]) < 1e-5);
-      }
-      CHECK(model->constant_state() == (kind != ModelKind::transformer));
-    }
-}
-
-TEST_CASE("no output depends on a later input") {
-  Generator g(6);
-  for (const ModelKind kind : {ModelKind::gru, ModelKind::transformer}) {
-    const auto model = make_model(small(kind), g);
-    model->eval();
-    Tensor tokens = Tensor::zeros({10, 1}, DType::i64);
-    const Tensor before = (*model)(tokens).output;
-    Tensor changed = tokens.clone();
-    changed.mutable_data<std::int64_t>()[6] = 5;
-    const Tensor after = (*model)(changed).output;
-    CHECK(difference(before.rows(0, 6), after.rows(0, 6)) < 1e-6);
-    CHECK(difference(before.rows(6, 7), after.rows(6, 7)) > 1e-3);
-  }
-}
-
-TEST_CASE("models of real features, and configs that make none") {
-  Generator g(7);
-  const auto model = make_model(
-      {.kind = ModelKind::lstm, .features = 3, .outputs = 2, .embedding = 4, .hidden = 5}, g);
-  CHECK((*model)(Tensor::zeros({6, 2, 3})).output.shape() == Shape{6, 2, 2});
-  CHECK_THROWS_AS(make_model({.kind = ModelKind::lstm}, g), Error);
-  CHECK_THROWS_AS(make_model({.vocabulary = 5, .hidden = 0}, g), Error);
-  CHECK_THROWS_AS(make_model({.vocabulary = 5, .layers = 0}, g), Error);
-  CHECK_THROWS_AS(
-      make_model({.kind = ModelKind::transformer, .vocabulary = 5, .hidden = 10, .heads = 3}, g),
-      Error);
-  const std::string message = message_of<Error>([] { model_kind("perceptron"); });
-  for (const char* name : {"perceptron", "rnn", "lstm", "gru", "transformer"})
-    CHECK(has(message, name));
-  for (const char* name : {"rnn", "lstm", "gru", "transformer"})
-    CHECK(std::string(to_string(model_kind(name))) == name);
 }

@@ -37,7 +37,8 @@ Tensor& Parameter::mutable_value() {
 Parameter::operator Tensor() const {
   if (state_ == nullptr) fail("parameter", "use of a parameter that was never given a value");
   Tape* tape = Tape::current();
-  if (tape == nullptr || !state_->trainable) return state_->value;
+  // A frozen parameter is a constant, but for a trace, which is run again when its value changed.
+  if (tape == nullptr || (!state_->trainable && !tape->traces())) return state_->value;
   return tape->leaf(state_);
 }
 

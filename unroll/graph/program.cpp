@@ -116,14 +116,14 @@ void Program::Impl::run(const Call& call, std::span<std::byte*> scratch) {
     for (std::uint32_t i = 0; i < node.input_count; ++i) in[i] = places[node.inputs[i]];
     for (std::uint32_t o = 0; o < node.output_count; ++o) out[o] = places[node.first_output + o];
     call.kernel->run(in, out);
-    return;
+  } else {
+    std::vector<const Tensor*, CachedAllocator<const Tensor*>> in(node.input_count);
+    for (std::uint32_t i = 0; i < node.input_count; ++i) in[i] = &slots[node.inputs[i]];
+    const std::span<Tensor> out(&slots[node.first_output], node.output_count);
+    node.op->forward(Args(in), out);
+    for (std::uint32_t o = 0; o < node.output_count; ++o)
+      places[node.first_output + o] = out[o].bytes();
   }
-  std::vector<const Tensor*, CachedAllocator<const Tensor*>> in(node.input_count);
-  for (std::uint32_t i = 0; i < node.input_count; ++i) in[i] = &slots[node.inputs[i]];
-  const std::span<Tensor> out(&slots[node.first_output], node.output_count);
-  node.op->forward(Args(in), out);
-  for (std::uint32_t o = 0; o < node.output_count; ++o)
-    places[node.first_output + o] = out[o].bytes();
   for (std::uint32_t value : call.frees) slots[value] = {};
 }
 
@@ -215,7 +215,7 @@ class ProgramBuilder {
     std::vector<Tensor> leaves;
     const std::size_t nodes = tape().size();
     for (std::size_t n = 0; n < nodes; ++n)
-      if (tape().node(n).parameter != nullptr)
+      if (tape().node(n).parameter != nullptr && tape().node(n).needs_grad)
         leaves.push_back(tape().value(tape().node(n).first_output).tensor);
     gradients_ =
         tape().gradient(std::span(out.data(), 1), leaves, {.create_graph = true, .zeros = false});
@@ -223,11 +223,12 @@ class ProgramBuilder {
   }
 
   void order_gradients(std::vector<Tensor>& out) {
-    for (const Parameter& parameter : p_.parameters)
+    for (const auto& source : p_.parameter_sources) {
+      Tensor gradient;  // undefined for a frozen parameter
       for (std::size_t i = 0; i < leaves_.size(); ++i)
-        if (*tape().node(tape().value(leaves_[i].ref().value).producer).parameter ==
-            parameter.state())
-          out.push_back(gradients_[i]);
+        if (leaves_[i].ref().value == source.value) gradient = gradients_[i];
+      out.push_back(gradient);
+    }
   }
 
   void check_nodes() {

@@ -64,8 +64,8 @@ Program trace(const TraceFunction& f, std::span<const Tensor> examples,
               const ProgramOptions& options = {}, Where where = Where::current());
 
 /// The same and its walk back in one program: f's outputs, of which the first has one element,
-/// then the gradient of that by every trainable parameter, in the order of parameters(). A
-/// gradient that does not exist is an undefined tensor.
+/// then the gradient of that by every parameter, in the order of parameters(). A gradient that does
+/// not exist, as that of a frozen parameter, is an undefined tensor.
 Program trace_gradient(const TraceFunction& f, std::span<const Tensor> examples,
                        const ProgramOptions& options = {}, Where where = Where::current());
 

@@ -165,7 +165,8 @@ Tensor Tape::leaf(const std::shared_ptr<ParameterState>& parameter) {
     found->second = {static_cast<std::uint32_t>(nodes_.size()), version};
     // A trace must not keep the parameter's storage from being changed in place later on.
     const Tensor& value = parameter->value;
-    input(options_.trace ? Tensor::abstract(value.shape(), value.dtype()) : value, true);
+    input(options_.trace ? Tensor::abstract(value.shape(), value.dtype()) : value,
+          parameter->trainable);
     nodes_.back().parameter = arena_.make(parameter);
     leaves_.push_back(found->second.node);
   }

@@ -6,96 +6,10 @@
 #include <unroll/ops/matmul.h>
 
 #include "../catch.h"
-#include "../layers/sequences.h"
+#include "user_cells.h"
 
 using namespace unroll;
 using namespace sequences;
-
-namespace {
-
-// Cells as a user writes them.
-
-struct TwoLinears : Module {
-  Linear from_x, from_h;
-  explicit TwoLinears(Generator& g) : from_x(inputs, hidden, g), from_h(hidden, hidden, g) {
-    add("from_x", from_x);
-    add("from_h", from_h);
-  }
-  Output operator()(const Tensor& x, const State& state) const {
-    const Tensor h = tanh(from_x(x) + from_h(state[0]));
-    return {h, {h}};
-  }
-};
-
-struct UserCell {
-  const char* name;
-  std::size_t states;
-  std::vector<Parameter> parameters;
-  std::vector<Tensor> captured;  // watched by the test
-  std::function<Output(const Tensor& x, const State& state, std::span<const Tensor> captured)> call;
-};
-
-std::vector<UserCell> user_cells(DType dtype) {
-  std::vector<UserCell> cells;
-  Generator g(9);
-  auto linears = std::make_shared<TwoLinears>(g);
-  linears->to(dtype);
-  cells.push_back({"two Linears", 1, linears->parameters(), {}, [linears](auto& x, auto& s, auto) {
-                     return (*linears)(x, s);
-                   }});
-
-  const Parameter joint(normal({hidden, inputs + hidden}, 11, dtype));
-  cells.push_back({"concat", 1, {joint}, {}, [joint](auto& x, auto& s, auto) -> Output {
-                     const Tensor h = tanh(linear(concat({x, s[0]}, 1), joint));
-                     return {h, {h}};
-                   }});
-
-  const Parameter twice(normal({hidden, hidden}, 12, dtype));
-  const Parameter in(normal({hidden, inputs}, 13, dtype));
-  cells.push_back(
-      {"a parameter used twice", 1, {twice, in}, {}, [twice, in](auto& x, auto& s, auto) -> Output {
-         const Tensor once = tanh(linear(s[0], twice) + linear(x, in));
-         const Tensor h = sigmoid(linear(once, twice)) * 2.0 - 1.0;
-         return {h, {h}};
-       }});
-
-  cells.push_back({"captured tensors",
-                   1,
-                   {in},
-                   {normal({hidden}, 14, dtype), normal({batch, hidden}, 15, dtype)},
-                   [in](auto& x, auto& s, auto captured) -> Output {
-                     const Tensor h = tanh(linear(x, in) * captured[0] + s[0] * captured[1]);
-                     return {h * captured[0], {h}};
-                   }});
-
-  cells.push_back(
-      {"three states, one unchanged", 3, {in}, {}, [in](auto& x, auto& s, auto) -> Output {
-         const Tensor h = tanh(linear(x, in) + s[0] * s[2]);
-         const Tensor slow = s[1] * 0.9 + h * 0.1;
-         return {h - slow, {h, slow, s[2]}};
-       }});
-
-  cells.push_back(
-      {"one value as output and both states", 2, {in}, {}, [in](auto& x, auto& s, auto) -> Output {
-         const Tensor h = tanh(linear(x, in) + s[0] - s[1]);
-         return {h, {h, h}};
-       }});
-
-  cells.push_back({"states change places", 2, {in}, {}, [in](auto& x, auto& s, auto) -> Output {
-                     return {s[0] + linear(x, in), {s[1], tanh(s[0])}};
-                   }});
-
-  cells.push_back({"an output without state", 1, {in}, {}, [in](auto& x, auto& s, auto) -> Output {
-                     return {linear(x, in), {s[0]}};
-                   }});
-
-  cells.push_back({"an output that is the input", 1, {}, {}, [](auto& x, auto& s, auto) -> Output {
-                     return {x, {s[0] + sum(x, {1}, true)}};
-                   }});
-  return cells;
-}
-
-}  // namespace
 
 TEST_CASE("scan and the plain loop agree for cells of a user") {
   for (const DType dtype : {DType::f64, DType::f32})
@@ -103,27 +17,28 @@ TEST_CASE("scan and the plain loop agree for cells of a user") {
       for (const bool reverse : {false, true})
         for (const bool with_lengths : {false, true}) {
           CAPTURE(one.name, reverse, with_lengths, to_string(dtype));
-          std::vector<Tensor> in{normal({steps, batch, inputs}, 1, dtype)};
-          for (std::size_t k = 0; k < one.states; ++k)
-            in.push_back(normal({batch, hidden}, 20 + k, dtype));
-          in.insert(in.end(), one.captured.begin(), one.captured.end());
-          const auto run = [&](bool unrolled) {
-            return differentiate(
-                [&](std::span<const Tensor> args) {
-                  const auto captured = args.subspan(1 + one.states);
-                  const State state(args.begin() + 1,
-                                    args.begin() + 1 + static_cast<std::ptrdiff_t>(one.states));
-                  return scan(
-                      [&](const Tensor& x, const State& s) { return one.call(x, s, captured); },
-                      args[0], state,
-                      {.lengths = with_lengths ? unsorted() : Tensor(),
-                       .reverse = reverse,
-                       .unrolled = unrolled});
-                },
-                in, one.parameters);
-          };
-          CHECK(difference(run(false), run(true)) < (dtype == DType::f64 ? 1e-12 : 3e-5));
+          ScanOptions options{.lengths = with_lengths ? unsorted() : Tensor(), .reverse = reverse};
+          const Result fast = run_cell(one, steps, batch, dtype, options);
+          options.unrolled = true;
+          const Result slow = run_cell(one, steps, batch, dtype, options);
+          CHECK(difference(fast, slow) < (dtype == DType::f64 ? 1e-12 : 3e-5));
         }
+}
+
+TEST_CASE("scan goes through chunks of steps, and a shorter one at the end") {
+  const std::int64_t T = 37, rows = 30;  // no number of steps near 256 / 30 divides 37
+  Tensor lengths = Tensor::empty({rows}, DType::i64);
+  for (std::int64_t b = 0; b < rows; ++b)
+    lengths.mutable_data<std::int64_t>()[static_cast<std::size_t>(b)] = (b * 7) % (T + 1);
+  for (const UserCell& one : user_cells(DType::f64, rows))
+    for (const bool reverse : {false, true})
+      for (const Tensor& counts : {Tensor(), lengths}) {
+        CAPTURE(one.name, reverse, counts.defined());
+        ScanOptions options{.lengths = counts, .reverse = reverse};
+        const Result fast = run_cell(one, T, rows, DType::f64, options);
+        options.unrolled = true;
+        CHECK(difference(fast, run_cell(one, T, rows, DType::f64, options)) < 1e-9);
+      }
 }
 
 TEST_CASE("scan and the plain loop agree over many steps, where only some gradients are wanted") {

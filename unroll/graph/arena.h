@@ -99,8 +99,8 @@ class Arena {
     }
   }
 
-  std::vector<Block, CachedAllocator<Block>> blocks_;
-  std::vector<Owned, CachedAllocator<Owned>> owned_;
+  CachedVector<Block> blocks_;
+  CachedVector<Owned> owned_;
   std::size_t current_ = 0;
   std::size_t used_ = 0;
 };

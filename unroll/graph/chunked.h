@@ -54,7 +54,7 @@ class Chunked {
   }
 
   static constexpr std::size_t per_chunk = 128;
-  std::vector<T*, CachedAllocator<T*>> chunks_;
+  CachedVector<T*> chunks_;
   std::size_t size_ = 0;
 };
 

@@ -14,14 +14,14 @@ class ForwardKernel : public Kernel {
   }
 
   void run(const std::byte* const* in, std::byte* const* out) const override {
-    std::vector<Tensor, CachedAllocator<Tensor>> tensors;
-    std::vector<const Tensor*, CachedAllocator<const Tensor*>> args;
+    CachedVector<Tensor> tensors;
+    CachedVector<const Tensor*> args;
     tensors.reserve(inputs_.size());
     for (std::size_t i = 0; i < inputs_.size(); ++i) {
       tensors.push_back(Tensor::borrowed(const_cast<std::byte*>(in[i]), inputs_[i]));
       args.push_back(&tensors[i]);
     }
-    std::vector<Tensor, CachedAllocator<Tensor>> results(specs_.size());
+    CachedVector<Tensor> results(specs_.size());
     if (!op_.allocates())
       for (std::size_t o = 0; o < specs_.size(); ++o)
         results[o] = Tensor::borrowed(out[o], specs_[o]);
@@ -33,7 +33,7 @@ class ForwardKernel : public Kernel {
   }
 
  private:
-  using Specs = std::vector<Spec, CachedAllocator<Spec>>;
+  using Specs = CachedVector<Spec>;
   const Op& op_;
   Specs inputs_, specs_;
 };

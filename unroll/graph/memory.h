@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace unroll {
 
@@ -123,5 +124,7 @@ struct CachedAllocator {
   }
   friend bool operator==(const CachedAllocator&, const CachedAllocator&) { return true; }
 };
+template <class T>
+using CachedVector = std::vector<T, CachedAllocator<T>>;
 
 }  // namespace unroll

@@ -117,7 +117,7 @@ void Program::Impl::run(const Call& call, std::span<std::byte*> scratch) {
     for (std::uint32_t o = 0; o < node.output_count; ++o) out[o] = places[node.first_output + o];
     call.kernel->run(in, out);
   } else {
-    std::vector<const Tensor*, CachedAllocator<const Tensor*>> in(node.input_count);
+    CachedVector<const Tensor*> in(node.input_count);
     for (std::uint32_t i = 0; i < node.input_count; ++i) in[i] = &slots[node.inputs[i]];
     const std::span<Tensor> out(&slots[node.first_output], node.output_count);
     node.op->forward(Args(in), out);
@@ -156,8 +156,7 @@ std::span<const Tensor> Program::operator()(std::span<const Tensor> inputs) {
   p.set_parameters();
   p.set_outputs();
   std::array<std::byte*, 32> few;
-  std::vector<std::byte*, CachedAllocator<std::byte*>> many(
-      p.most_operands > few.size() ? p.most_operands : 0);
+  CachedVector<std::byte*> many(p.most_operands > few.size() ? p.most_operands : 0);
   const std::span<std::byte*> scratch = many.empty() ? std::span<std::byte*>(few) : many;
   for (const Impl::Call& call : p.calls) p.run(call, scratch);
   p.take_outputs();

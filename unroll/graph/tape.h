@@ -130,7 +130,7 @@ class Tape {
 
  private:
   friend class NoGrad;
-  using Grads = std::vector<Tensor, CachedAllocator<Tensor>>;
+  using Grads = CachedVector<Tensor>;
 
   std::uint32_t input_value(const Tensor& tensor, bool kept);
   std::uint32_t foreign_leaf(const Tensor& value);
@@ -152,7 +152,7 @@ class Tape {
   Arena arena_;
   Chunked<Node> nodes_;
   Chunked<Value> values_;
-  std::vector<std::uint32_t, CachedAllocator<std::uint32_t>> leaves_;  // nodes of parameters
+  CachedVector<std::uint32_t> leaves_;  // nodes of parameters
   // The latest leaf of a parameter, and the version of its value there.
   struct Leaf {
     std::uint32_t node;

@@ -19,9 +19,20 @@ int threads();
 
 namespace detail {
 inline int thread_count = 1;
-#ifdef __SANITIZE_THREAD__
-inline thread_local bool in_worker = false;
-#endif
+inline thread_local bool alone = false;
+
+/// While it lives, what this thread does it does by itself: loops are not dealt out, and what is
+/// bound (Op::bind) is bound for one thread.
+class Alone {
+ public:
+  Alone() : before_(alone) { alone = true; }
+  ~Alone() { alone = before_; }
+  Alone(const Alone&) = delete;
+  Alone& operator=(const Alone&) = delete;
+
+ private:
+  bool before_;
+};
 
 // Denormals cost a hundredfold and vanishing gradients are made of them: flushed to zero while
 // this lives. x86 only; elsewhere it does nothing.
@@ -80,7 +91,7 @@ void spread(std::int64_t pieces, const F& run) {
   std::vector<std::thread> workers;
   for (int t = 0; t < thread_count; ++t)
     workers.emplace_back([&, t] {
-      in_worker = true;
+      alone = true;
       for (std::int64_t i = pieces * t / thread_count; i < pieces * (t + 1) / thread_count; ++i)
         run(i);
     });
@@ -91,13 +102,7 @@ void spread(std::int64_t pieces, const F& run) {
 #endif
 }
 
-inline bool is_worker() {
-#ifdef __SANITIZE_THREAD__
-  return in_worker;
-#else
-  return omp_in_parallel() != 0;
-#endif
-}
+inline bool is_alone() { return alone || thread_count == 1 || omp_in_parallel() != 0; }
 }  // namespace detail
 
 /// Runs f(begin, end) over pieces of at most `piece` items that cover 0..count. The pieces are the
@@ -107,7 +112,7 @@ template <class F>
 void parallel_for(std::int64_t count, std::int64_t piece, double work, F&& f) {
   const std::int64_t pieces = (count + piece - 1) / piece;
   constexpr double worth_a_thread = 4e6;  // about 100 us, a few times what waking a thread costs
-  if (detail::thread_count == 1 || pieces < 2 || work < worth_a_thread || detail::is_worker()) {
+  if (pieces < 2 || work < worth_a_thread || detail::is_alone()) {
     for (std::int64_t i = 0; i < pieces; ++i)
       f(i * piece, (i + 1) * piece < count ? (i + 1) * piece : count);
     return;

@@ -64,31 +64,36 @@ void RecurrentLayer::check(const Tensor& x, const RecurrentCall& call, const Whe
           &where, "It is [layers * directions, B, size]"));
 }
 
+ScanMember RecurrentLayer::member(int index, const RecurrentCall& call, const Tensor& x) const {
+  const RecurrentCell& one = *cells_[static_cast<std::size_t>(index)];
+  ScanMember result{.cell = [&one](const Tensor& step, const State& s) { return one(step, s); },
+                    .state = {},
+                    .reverse = index % directions_ == 1};
+  if (call.state.empty()) result.state = one.initial_state(x.size(1), x.dtype());
+  for (const Tensor& all : call.state) result.state.push_back(select(all, 0, index));
+  return result;
+}
+
 Output RecurrentLayer::run(const Tensor& input, const RecurrentCall& call,
                            const Where& where) const {
   check(input, call, where);
   Tensor x = common_.batch_first ? transpose(input, 0, 1) : input;
-  const std::int64_t batch = x.size(1);
+  const ScanOptions options{.lengths = call.lengths,
+                            .checkpoint_every = call.checkpoint_every,
+                            .unrolled = call.unrolled};
   std::vector<State> last;
-  for (int layer = 0; layer < common_.num_layers; ++layer) {
-    if (layer > 0 && dropout_->training()) x = (*dropout_)(x);
-    Tensor outputs[2];
-    for (int direction = 0; direction < directions_; ++direction) {
-      const int index = layer * directions_ + direction;
-      const RecurrentCell& one = cell(layer, direction);
-      State state;
-      if (call.state.empty()) {
-        state = one.initial_state(batch, x.dtype());
-      } else {
-        for (const Tensor& all : call.state) state.push_back(select(all, 0, index));
-      }
-      Output result = scan(
-          [&](const Tensor& step, const State& s) { return one(step, s); }, x, state,
-          {.lengths = call.lengths, .reverse = direction == 1, .unrolled = call.unrolled}, where);
-      outputs[direction] = std::move(result.output);
-      last.push_back(std::move(result.state));
-    }
-    x = directions_ == 2 ? concat({outputs[0], outputs[1]}, 2) : outputs[0];
+  const bool drops = dropout_->training() && common_.dropout > 0;
+  const int together = directions_ == 1 && !drops ? common_.num_layers : 1;
+  for (int layer = 0; layer < common_.num_layers; layer += together) {
+    if (layer > 0 && drops) x = (*dropout_)(x);
+    std::vector<ScanMember> members;
+    for (int i = 0; i < together * directions_; ++i)
+      members.push_back(member(layer * directions_ + i, call, x));
+    std::vector<Output> results = directions_ == 1 ? scan_stack(members, x, options, where)
+                                                   : scan_parallel(members, x, options, where);
+    for (Output& one : results) last.push_back(std::move(one.state));
+    x = directions_ == 2 ? concat({results[0].output, results[1].output}, 2)
+                         : results.back().output;
   }
   State state;
   for (std::size_t k = 0; k < last[0].size(); ++k) {

@@ -3,6 +3,8 @@
 #include <unroll/layers/cells.h>
 #include <unroll/layers/dropout.h>
 
+#include <concepts>
+#include <initializer_list>
 #include <memory>
 
 namespace unroll {
@@ -11,7 +13,8 @@ namespace unroll {
 struct RecurrentCall {
   State state = {};     ///< {h_0} or {h_0, c_0}, each [layers * directions, B, size]; empty: zeros
   Tensor lengths = {};  ///< [B] i64, in any order; undefined: every sequence fills T
-  bool unrolled = false;  ///< the plain loop on the tape in place of scan's own
+  bool unrolled = false;              ///< the plain loop on the tape in place of scan's own
+  std::int64_t checkpoint_every = 0;  ///< see ScanOptions
 };
 
 /// What the three layers share: stacks of cells in one or two directions, run by scan().
@@ -24,7 +27,13 @@ class RecurrentLayer : public Module {
   Output operator()(const Tensor& x, Where where = Where::current()) const {
     return run(x, {}, where);
   }
-  Output operator()(const Tensor& x, const State& state, Where where = Where::current()) const {
+  // A template, so that braces with names in them are never taken for a state.
+  template <std::same_as<State> S>
+  Output operator()(const Tensor& x, const S& state, Where where = Where::current()) const {
+    return run(x, {.state = state}, where);
+  }
+  Output operator()(const Tensor& x, std::initializer_list<Tensor> state,
+                    Where where = Where::current()) const {
     return run(x, {.state = state}, where);
   }
   Output operator()(const Tensor& x, const RecurrentCall& call,
@@ -56,6 +65,7 @@ class RecurrentLayer : public Module {
  private:
   Output run(const Tensor& x, const RecurrentCall& call, const Where& where) const;
   void check(const Tensor& x, const RecurrentCall& call, const Where& where) const;
+  ScanMember member(int index, const RecurrentCall& call, const Tensor& x) const;
   void check_options() const;
 
   Common common_{};

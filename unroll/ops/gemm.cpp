@@ -72,7 +72,7 @@ double flops(const Gemm& g) {
 // How many pieces a product is cut into. The backend sums every element of the result in the same
 // order whatever rows and columns are computed with it, so the cut does not show in the bits.
 std::int64_t piece_count(const Gemm& g) {
-  if (threads() == 1 || omp_in_parallel()) return 1;
+  if (detail::is_alone()) return 1;
   const auto worth = static_cast<std::int64_t>(flops(g) / flops_a_piece);
   return std::clamp<std::int64_t>(worth, 1, threads());
 }

@@ -58,7 +58,7 @@ class PackedGemm {
 
   Gemm whole_;
   const T* b_ = nullptr;
-  std::vector<Piece, CachedAllocator<Piece>> pieces_;
+  CachedVector<Piece> pieces_;
 };
 
 namespace detail {

@@ -3,59 +3,64 @@
 #include <unroll/ops/index.h>
 #include <unroll/ops/layout.h>
 #include <unroll/ops/scan.h>
-#include <unroll/ops/scan_plan.h>
+#include <unroll/ops/scan_checkpoint.h>
+#include <unroll/ops/scan_group.h>
 
 namespace unroll {
 namespace {
 
+using detail::ScanGroup;
 using detail::ScanPlan;
 
-struct ScanBackward : OpRecord<ScanBackward> {
-  std::shared_ptr<const ScanPlan> plan;
-  explicit ScanBackward(std::shared_ptr<const ScanPlan> p) : plan(std::move(p)) {}
+struct ScanBackwardOp : OpRecord<ScanBackwardOp> {
+  std::shared_ptr<const ScanGroup> group;
+  explicit ScanBackwardOp(std::shared_ptr<const ScanGroup> g) : group(std::move(g)) {}
 
-  std::size_t input_count() const {
-    return 1 + (plan->masked() ? 1 : 0) + plan->states() + plan->captures();
-  }
   const char* name() const override { return "scan_backward"; }
-  int outputs() const override { return static_cast<int>(1 + plan->states() + plan->captures()); }
+  int outputs() const override {
+    return static_cast<int>(group->input_count() - (group->masked() ? 1 : 0));
+  }
   bool allocates() const override { return true; }
   bool differentiable() const override { return false; }
   void infer(Args in, std::span<Spec> out) const override {
     std::size_t next = 0;
-    for (std::size_t i = 0; i < input_count(); ++i)
-      if (i != 1 || !plan->masked()) out[next++] = in[i].spec();
+    for (std::size_t i = 0; i < group->input_count(); ++i)
+      if (i != 1 || !group->masked()) out[next++] = in[i].spec();
   }
-  void forward(Args in, std::span<Tensor> out) const override { plan->run_back(in, out); }
+  void forward(Args in, std::span<Tensor> out) const override { group->run_back(in, out); }
 };
 
-struct Scan : OpRecord<Scan> {
-  std::shared_ptr<const ScanPlan> plan;
-  explicit Scan(std::shared_ptr<const ScanPlan> p) : plan(std::move(p)) {}
+struct ScanOp : OpRecord<ScanOp> {
+  std::shared_ptr<const ScanGroup> group;
+  explicit ScanOp(std::shared_ptr<const ScanGroup> g) : group(std::move(g)) {}
 
   const char* name() const override { return "scan"; }
-  int outputs() const override { return plan->result_count(); }
+  int outputs() const override { return static_cast<int>(group->result_count()); }
   bool allocates() const override { return true; }
-  void infer(Args in, std::span<Spec> out) const override { plan->infer(in, out); }
-  void forward(Args in, std::span<Tensor> out) const override { plan->run(in, out); }
-  Keep keep() const override { return {.inputs = ~0u, .outputs = ~0u}; }
+  void infer(Args in, std::span<Spec> out) const override { group->infer(in, out); }
+  void forward(Args in, std::span<Tensor> out) const override { group->run(in, out); }
+  Keep keep() const override {
+    std::uint32_t outputs = 0;  // those behind the 32nd are kept anyway
+    for (std::size_t result : group->kept_results())
+      if (result < 32) outputs |= 1u << result;
+    return {.inputs = ~0u, .outputs = outputs};
+  }
 
   void vjp(Vjp& v) const override {
-    const std::size_t results = 1 + plan->states();
-    std::vector<const Tensor*> in;
+    CachedVector<const Tensor*> in;
     for (std::size_t i = 0; i < v.inputs.size(); ++i) in.push_back(&v.inputs[i]);
-    for (std::size_t i = 0; i < v.outputs.size(); ++i) in.push_back(&v.outputs[i]);
-    std::vector<Tensor> grads(results);
-    for (std::size_t i = 0; i < results; ++i) {
-      grads[i] = v.grad(i);
-      in.push_back(&grads[i]);
-    }
-    const ScanBackward op(plan);
-    std::vector<Tensor> out(static_cast<std::size_t>(op.outputs()));
+    for (std::size_t result : group->kept_results()) in.push_back(&v.outputs[result]);
+    CachedVector<Tensor> gradients;
+    for (std::size_t m = 0; m < group->size(); ++m)
+      for (std::size_t i = group->hidden(m) ? 1 : 0; i <= group->plan(m).states(); ++i)
+        gradients.push_back(v.grad(group->results_of(m) + i));
+    for (const Tensor& one : gradients) in.push_back(&one);
+    const ScanBackwardOp op(group);
+    CachedVector<Tensor> out(static_cast<std::size_t>(op.outputs()));
     apply(op, Args(in), out, Where());
     std::size_t next = 0;
     for (std::size_t i = 0; i < v.inputs.size(); ++i)
-      if (i != 1 || !plan->masked()) v.result[i] = std::move(out[next++]);
+      if (i != 1 || !group->masked()) v.result[i] = std::move(out[next++]);
   }
 };
 
@@ -84,12 +89,12 @@ Tensor mask_of(const Tensor& lengths, const Tensor& xs, const Where& where) {
 
 // The slow twin: every op of every step on the tape.
 Output unrolled(const Cell& cell, const Tensor& xs, const State& initial, const Tensor& mask,
-                const ScanOptions& options, const Where& caller) {
+                bool reverse, const Where& caller) {
   const std::int64_t steps = xs.size(0);
   std::vector<Tensor> outputs(static_cast<std::size_t>(steps));
   State state = initial;
   for (std::int64_t s = 0; s < steps; ++s) {
-    const std::int64_t t = options.reverse ? steps - 1 - s : s;
+    const std::int64_t t = reverse ? steps - 1 - s : s;
     Output step = cell(select(xs, 0, t), state);
     detail::check_state(state, step.state, caller);
     if (mask.defined()) {
@@ -108,30 +113,118 @@ Output unrolled(const Cell& cell, const Tensor& xs, const State& initial, const 
   return {stack(outputs, 0), state};
 }
 
-}  // namespace
-
-Output scan(const Cell& cell, const Tensor& xs, const State& state, const ScanOptions& options,
-            Where where) {
+void check(const Tensor& xs, const ScanOptions& options, const Where& where) {
   if (xs.rank() < 2 || xs.size(0) == 0)
     fail("scan",
          fmt::format("needs a sequence [T, B, ...] of one step or more, got {}", to_string(xs)),
          where);
-  const Tensor mask = options.lengths.defined() ? mask_of(options.lengths, xs, where) : Tensor();
-  if (options.unrolled) return unrolled(cell, xs, state, mask, options, where);
+  if (options.checkpoint_every < 0)
+    fail("scan", fmt::format("checkpoint_every is {}", options.checkpoint_every), where,
+         "A positive number of steps, or 0 to compute nothing again");
+}
 
-  const auto plan =
-      std::make_shared<ScanPlan>(cell, xs, state, mask.defined(), options.reverse, where);
-  if (plan->random()) return unrolled(cell, xs, state, mask, options, where);
+Spec step_of(const Tensor& xs) { return {xs.shape().without(0), xs.dtype()}; }
+
+// Each member by itself.
+std::vector<Output> one_by_one(ScanGroup::Kind kind, std::span<const ScanMember> members,
+                               const Tensor& xs, const ScanOptions& options, const Where& where) {
+  std::vector<Output> results;
+  for (const ScanMember& member : members) {
+    ScanOptions own = options;
+    own.reverse = options.reverse != member.reverse;
+    const bool first = kind == ScanGroup::Kind::parallel || results.empty();
+    Output result = scan(member.cell, first ? xs : results.back().output, member.state, own, where);
+    if (!first) results.back().output = Tensor();
+    results.push_back(std::move(result));
+  }
+  return results;
+}
+
+// The plans, or nothing where a cell draws random numbers.
+std::vector<std::unique_ptr<ScanPlan>> plans_of(ScanGroup::Kind kind,
+                                                std::span<const ScanMember> members,
+                                                const Tensor& xs, const ScanOptions& options,
+                                                const Where& where) {
+  const Tape* const outer = Tape::current();
+  std::vector<std::unique_ptr<ScanPlan>> plans;
+  Spec x = step_of(xs);
+  bool needs_x = outer != nullptr && outer->needs_grad(xs);
+  for (const ScanMember& member : members) {
+    const ScanPlan::Options own{.masked = options.lengths.defined(),
+                                .reverse = options.reverse != member.reverse,
+                                .needs_x = needs_x};
+    plans.push_back(std::make_unique<ScanPlan>(member.cell, x, member.state, own, where));
+    if (plans.back()->random()) return {};
+    if (kind == ScanGroup::Kind::parallel) continue;
+    if (own.reverse != plans[0]->reverse())
+      fail("scan_stack", "its members run in different directions", where,
+           "Run those of each direction in a stack of their own");
+    x = plans.back()->output();
+    needs_x = plans.back()->differentiates();
+  }
+  return plans;
+}
+
+std::vector<Output> scan_together(ScanGroup::Kind kind, std::span<const ScanMember> members,
+                                  const Tensor& xs, const ScanOptions& options,
+                                  const Where& where) {
+  check(xs, options, where);
+  if (members.empty()) return {};
+  if (options.unrolled || options.checkpoint_every > 0)
+    return one_by_one(kind, members, xs, options, where);
+  auto plans = plans_of(kind, members, xs, options, where);
+  if (plans.empty()) {
+    ScanOptions loop = options;
+    loop.unrolled = true;
+    return one_by_one(kind, members, xs, loop, where);
+  }
+  std::vector<std::vector<Tensor>> captures;
+  for (const auto& plan : plans) captures.push_back(plan->take_captures());
+  const Tensor mask = options.lengths.defined() ? mask_of(options.lengths, xs, where) : Tensor();
   std::vector<const Tensor*> in{&xs};
   if (mask.defined()) in.push_back(&mask);
-  for (const Tensor& one : state) in.push_back(&one);
-  const std::vector<Tensor> captures = plan->take_captures();
-  for (const Tensor& one : captures) in.push_back(&one);
-  const Scan op(plan);
+  for (std::size_t m = 0; m < members.size(); ++m) {
+    for (const Tensor& one : members[m].state) in.push_back(&one);
+    for (const Tensor& one : captures[m]) in.push_back(&one);
+  }
+  const ScanOp op(std::make_shared<ScanGroup>(kind, std::move(plans)));
   std::vector<Tensor> out(static_cast<std::size_t>(op.outputs()));
   apply(op, Args(in), out, where);
-  return {out[0],
-          State(out.begin() + 1, out.begin() + 1 + static_cast<std::ptrdiff_t>(plan->states()))};
+  std::vector<Output> results;
+  for (std::size_t m = 0; m < members.size(); ++m) {
+    const auto first = out.begin() + static_cast<std::ptrdiff_t>(op.group->results_of(m));
+    const auto states = static_cast<std::ptrdiff_t>(members[m].state.size());
+    results.push_back(
+        {op.group->hidden(m) ? Tensor() : *first, State(first + 1, first + 1 + states)});
+  }
+  return results;
+}
+
+}  // namespace
+
+Output scan(const Cell& cell, const Tensor& xs, const State& state, const ScanOptions& options,
+            Where where) {
+  check(xs, options, where);
+  const bool checkpoints = options.checkpoint_every > 0 && options.checkpoint_every < xs.size(0);
+  if (options.unrolled || checkpoints) {
+    const Tensor mask = options.lengths.defined() ? mask_of(options.lengths, xs, where) : Tensor();
+    if (!options.unrolled) return checkpointed_scan(cell, xs, state, mask, options, where);
+    return unrolled(cell, xs, state, mask, options.reverse, where);
+  }
+  ScanOptions kept = options;
+  kept.checkpoint_every = 0;
+  const ScanMember member{cell, state};
+  return scan_together(ScanGroup::Kind::parallel, std::span(&member, 1), xs, kept, where)[0];
+}
+
+std::vector<Output> scan_parallel(std::span<const ScanMember> members, const Tensor& xs,
+                                  const ScanOptions& options, Where where) {
+  return scan_together(ScanGroup::Kind::parallel, members, xs, options, where);
+}
+
+std::vector<Output> scan_stack(std::span<const ScanMember> members, const Tensor& xs,
+                               const ScanOptions& options, Where where) {
+  return scan_together(ScanGroup::Kind::stack, members, xs, options, where);
 }
 
 }  // namespace unroll

@@ -25,6 +25,10 @@ struct ScanOptions {
   /// state stays and its output is 0, so that a padded batch equals each sequence run alone.
   Tensor lengths = {};
   bool reverse = false;  ///< from the last step to the first
+  /// Every so many steps the state is kept, and what lies between is computed again on the way
+  /// back: memory grows as T / k + k beside that of inputs and outputs, for a third more time. 0:
+  /// nothing is computed again.
+  std::int64_t checkpoint_every = 0;
   /// The plain loop on the tape: the twin that scan is tested against. It takes any cell, also one
   /// that draws random numbers, and its gradients can be differentiated again.
   bool unrolled = false;
@@ -37,5 +41,23 @@ struct ScanOptions {
 /// cell reads data while it is traced, or changes the shape of its state.
 Output scan(const Cell& cell, const Tensor& xs, const State& state, const ScanOptions& options = {},
             Where where = Where::current());
+
+/// One of several scans over the same steps.
+struct ScanMember {
+  Cell cell;
+  State state;
+  bool reverse = false;  ///< where options.reverse is set too, forward
+};
+
+/// Scans of the same xs, such as the two directions of a layer; with several threads() side by
+/// side, where that wins. Results and bits are those of scan() for each.
+std::vector<Output> scan_parallel(std::span<const ScanMember> members, const Tensor& xs,
+                                  const ScanOptions& options = {}, Where where = Where::current());
+
+/// Scans in one direction, the first of xs, each further one of the outputs of the one before, such
+/// as stacked layers; with several threads() on a wavefront, each some steps behind the one before,
+/// where that wins. The results are those of scan() for each; only the last has its output.
+std::vector<Output> scan_stack(std::span<const ScanMember> members, const Tensor& xs,
+                               const ScanOptions& options = {}, Where where = Where::current());
 
 }  // namespace unroll

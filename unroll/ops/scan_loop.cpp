@@ -18,6 +18,7 @@ void add_to(Tensor& sum, const std::byte* part) {
 
 std::size_t ScanLoop::place(const Cursor& cursor) {
   if (cursor.alternates) alternating_.push_back(places_.size());
+  if (cursor.restarts) restarts_.push_back({places_.size(), cursor.at});
   places_.push_back(cursor.at);
   steps_.push_back(cursor.step);
   return places_.size() - 1;
@@ -40,17 +41,24 @@ void ScanLoop::copy(const Cursor& from, const Cursor& to, std::size_t bytes) {
 
 void ScanLoop::add(const Cursor& part, Tensor& sum) { sums_.push_back({place(part), &sum}); }
 
+// Ahead of every step but the first: beyond the last there is no place.
+void ScanLoop::move() {
+  for (std::size_t i = 0; i < places_.size(); ++i) places_[i] += steps_[i];
+  for (std::size_t i : alternating_) steps_[i] = -steps_[i];
+}
+
 void ScanLoop::run(std::int64_t steps) {
   for (std::int64_t s = 0; s < steps; ++s) {
+    if (begun_) move();
+    begun_ = true;
+    if (s == 0)
+      for (const Restart& restart : restarts_) places_[restart.place] = restart.at;
     std::byte** const places = places_.data();
     for (const Call& call : calls_)
       call.kernel->run(const_cast<const std::byte* const*>(places + call.inputs),
                        places + call.outputs);
     for (const Copy& copy : copies_) std::memcpy(places[copy.to], places[copy.from], copy.bytes);
     for (const Sum& sum : sums_) add_to(*sum.sum, places[sum.part]);
-    if (s + 1 == steps) break;  // beyond the last step there is no place
-    for (std::size_t i = 0; i < places_.size(); ++i) places[i] += steps_[i];
-    for (std::size_t i : alternating_) steps_[i] = -steps_[i];
   }
 }
 

@@ -4,7 +4,6 @@
 
 #include <cstdint>
 #include <span>
-#include <vector>
 
 namespace unroll::detail {
 
@@ -13,12 +12,16 @@ struct Cursor {
   std::byte* at = nullptr;
   std::ptrdiff_t step = 0;
   bool alternates = false;  ///< between two places: there and back again
+  bool restarts = false;    ///< every run() begins where the first one did
 };
 
 /// A loop over time whose every call has been bound beforehand: a step moves pointers and runs
 /// kernels, nothing else.
 class ScanLoop {
  public:
+  /// Kernels are kept in `arena`, which outlives the loop.
+  explicit ScanLoop(Arena& arena) : arena_(arena) {}
+
   /// The op's call is part of each step, in the order of calls.
   void call(const Op& op, Args in, std::span<const bool> fixed, std::span<const Cursor> inputs,
             std::span<const Cursor> outputs);
@@ -27,11 +30,10 @@ class ScanLoop {
   /// At the end of each step: sum += part, from a sum of zeros on.
   void add(const Cursor& part, Tensor& sum);
 
+  /// The next steps, behind those of the last run.
   void run(std::int64_t steps);
 
  private:
-  template <class T>
-  using List = std::vector<T, CachedAllocator<T>>;
   struct Call {
     const Kernel* kernel;
     std::size_t inputs, outputs;  // where theirs begin among the places
@@ -43,17 +45,24 @@ class ScanLoop {
     std::size_t part;
     Tensor* sum;
   };
+  struct Restart {
+    std::size_t place;
+    std::byte* at;
+  };
 
   std::size_t place(const Cursor& cursor);
   std::size_t place(std::span<const Cursor> cursors);
+  void move();
 
-  Arena arena_;
-  List<Call> calls_;
-  List<Copy> copies_;
-  List<Sum> sums_;
-  List<std::byte*> places_;
-  List<std::ptrdiff_t> steps_;  // of each place
-  List<std::size_t> alternating_;
+  Arena& arena_;
+  CachedVector<Call> calls_;
+  CachedVector<Copy> copies_;
+  CachedVector<Sum> sums_;
+  CachedVector<std::byte*> places_;
+  CachedVector<std::ptrdiff_t> steps_;  // of each place
+  CachedVector<std::size_t> alternating_;
+  CachedVector<Restart> restarts_;
+  bool begun_ = false;
 };
 
 }  // namespace unroll::detail

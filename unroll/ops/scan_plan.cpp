@@ -8,10 +8,6 @@
 namespace unroll::detail {
 namespace {
 
-Tensor step_of(const Tensor& sequence) {
-  return Tensor::abstract(sequence.shape().without(0), sequence.dtype());
-}
-
 // The mask [B, 1] in the rank of a value.
 Tensor mask_like(const Tensor& mask, const Tensor& value) {
   Shape shape = mask.shape();
@@ -34,16 +30,16 @@ void check_state(const State& before, const State& after, const Where& where) {
            where, "The initial state must have the shape that the cell returns");
 }
 
-ScanPlan::ScanPlan(const Cell& cell, const Tensor& xs, const State& state, bool masked,
-                   bool reverse, const Where& where)
-    : masked_(masked), reverse_(reverse) {
+ScanPlan::ScanPlan(const Cell& cell, const Spec& input, const State& state, const Options& options,
+                   const Where& where)
+    : masked_(options.masked), reverse_(options.reverse) {
   Tape* outer = Tape::current();
   tape_ = std::make_unique<Tape>(Tape::Options{.trace = true});
-  const Tensor x = tape_->watch(step_of(xs));
+  const Tensor x = tape_->watch(Tensor::abstract(input.shape, input.dtype));
   x_ = x.ref().value;
   Tensor mask;
-  if (masked) {
-    mask = tape_->input(Tensor::abstract({xs.size(1), 1}, xs.dtype()), false);
+  if (masked_) {
+    mask = tape_->input(Tensor::abstract({input.shape[0], 1}, input.dtype), false);
     mask_ = mask.ref().value;
   }
   State before;
@@ -53,7 +49,7 @@ ScanPlan::ScanPlan(const Cell& cell, const Tensor& xs, const State& state, bool 
   }
   Output step = cell(x, before);
   check_state(state, step.state, where);
-  if (masked) {
+  if (masked_) {
     const Tensor zero = Tensor::zeros({}, step.output.dtype());
     step.output = unroll::where(mask_like(mask, step.output), step.output, zero);
     for (std::size_t k = 0; k < state.size(); ++k)
@@ -86,9 +82,9 @@ ScanPlan::ScanPlan(const Cell& cell, const Tensor& xs, const State& state, bool 
   const auto wanted = [&](const Tensor& tensor) {
     return outer != nullptr && outer->needs_grad(tensor);
   };
-  const bool differentiate = wanted(xs) || std::any_of(state.begin(), state.end(), wanted) ||
+  const bool differentiate = options.needs_x || std::any_of(state.begin(), state.end(), wanted) ||
                              std::any_of(captures_.begin(), captures_.end(), wanted);
-  if (differentiate && !random_) trace_back(*outer, xs, state);
+  if (differentiate && !random_) trace_back(*outer, options.needs_x);
   tape_->stop();
   place_.assign(tape_->size(), Place::unused);
   tracked_.assign(states(), false);
@@ -99,7 +95,7 @@ ScanPlan::ScanPlan(const Cell& cell, const Tensor& xs, const State& state, bool 
   }
 }
 
-void ScanPlan::trace_back(const Tape& outer, const Tensor& xs, const State& state) {
+void ScanPlan::trace_back(const Tape& outer, bool needs_x) {
   std::vector<Tensor> outputs, seeds, wrt;
   const auto seed = [&](std::uint32_t value) {
     const Tensor& of = tensor_of(value);
@@ -109,7 +105,6 @@ void ScanPlan::trace_back(const Tape& outer, const Tensor& xs, const State& stat
   };
   output_seed_ = seed(output_);
   for (std::uint32_t value : states_out_) state_seeds_.push_back(seed(value));
-  const bool needs_x = outer.needs_grad(xs);
   wrt.push_back(tensor_of(x_));
   for (std::uint32_t value : states_in_) wrt.push_back(tensor_of(value));
   std::vector<std::size_t> wanted;
@@ -118,7 +113,6 @@ void ScanPlan::trace_back(const Tape& outer, const Tensor& xs, const State& stat
     wanted.push_back(c);
     wrt.push_back(tensor_of(capture_values_[c]));
   }
-  (void)state;
   const std::vector<Tensor> grads =
       tape_->gradient(outputs, wrt, {.create_graph = true, .seeds = seeds, .zeros = false});
   const auto value_of = [&](const Tensor& grad) {
@@ -313,6 +307,29 @@ void ScanPlan::choose_saved() {
       if (read[value] && !is_state) saved_.push_back(value);
     }
   }
+}
+
+double ScanPlan::capture_elements() const {
+  double elements = 0;
+  for (std::uint32_t value : capture_values_)
+    elements += static_cast<double>(tensor_of(value).numel());
+  return elements;
+}
+
+std::size_t ScanPlan::kept() const {
+  return static_cast<std::size_t>(std::count(tracked_.begin(), tracked_.end(), true)) +
+         saved_.size();
+}
+
+void ScanPlan::infer_kept(std::int64_t steps, std::span<Spec> out) const {
+  std::size_t next = 0;
+  const auto add = [&](std::uint32_t value, std::int64_t rows) {
+    const Tensor& one = tensor_of(value);
+    out[next++] = {one.shape().inserted(0, rows), one.dtype()};
+  };
+  for (std::size_t k = 0; k < states(); ++k)
+    if (tracked_[k]) add(states_in_[k], steps + 1);
+  for (std::uint32_t value : saved_) add(value, steps);
 }
 
 }  // namespace unroll::detail

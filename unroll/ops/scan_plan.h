@@ -23,9 +23,15 @@ class ScanPlan {
     summed,  // as after, and the result is the sum over the steps
   };
 
-  /// Traces the cell on the shapes of one step; with the walk back too where the outer tape wants
-  /// gradients.
-  ScanPlan(const Cell& cell, const Tensor& xs, const State& state, bool masked, bool reverse,
+  struct Options {
+    bool masked = false;   ///< a mask [B, 1] tells which rows' sequences last
+    bool reverse = false;  ///< from the last step to the first
+    bool needs_x = false;  ///< is the gradient of xs wanted?
+  };
+
+  /// Traces the cell on the shapes of one step, x and states; with the walk back too where somebody
+  /// wants a gradient. Captures are told to want theirs by the tape around.
+  ScanPlan(const Cell& cell, const Spec& x, const State& state, const Options& options,
            const Where& where);
 
   /// What the cell uses from outside, recorded on the surrounding tape. The plan, which a tape may
@@ -34,24 +40,29 @@ class ScanPlan {
   std::size_t captures() const { return capture_values_.size(); }
   /// A cell that draws random numbers would draw the same ones at every step.
   bool random() const { return random_; }
-
-  /// run()'s results: output [T, ...], the last states, then what run_back() reads.
-  int result_count() const;
-  void infer(Args in, std::span<Spec> out) const;
-  /// in: xs, mask [T, B, 1] if masked, states, captures.
-  void run(Args in, std::span<Tensor> out) const;
-  /// in: as run(), then run()'s results, then the gradients of output and last states.
-  /// out: gradients of xs, states and captures; undefined where nothing depends on one.
-  void run_back(Args in, std::span<Tensor> out) const;
+  /// Was the walk back traced?
+  bool differentiates() const { return output_seed_ != none; }
 
   std::size_t states() const { return states_in_.size(); }
   bool masked() const { return masked_; }
+  bool reverse() const { return reverse_; }
+  Spec output() const { return tensor_of(output_).spec(); }
+  Spec state(std::size_t k) const { return tensor_of(states_in_[k]).spec(); }
+  /// Elements of what it captures: a step multiplies about so many pairs of numbers for each row.
+  double capture_elements() const;
+
+  /// What forward keeps for the way back: specs of [T + 1, ...] tracks of states, then of [T, ...]
+  /// stacks of other values.
+  std::size_t kept() const;
+  void infer_kept(std::int64_t steps, std::span<Spec> out) const;
 
  private:
   static constexpr std::uint32_t none = ~0u;
   friend class ScanRun;
+  friend class ScanForward;
+  friend class ScanBackward;
 
-  void trace_back(const Tape& outer, const Tensor& xs, const State& state);
+  void trace_back(const Tape& outer, bool needs_x);
   void place_forward();
   void place_backward();
   bool try_place_backward(std::vector<bool>& forced);

@@ -34,7 +34,7 @@ double sum_of_squares(const T* x, std::int64_t begin, std::int64_t end) {
 
 double sum_of_squares(const Tensor& grad) {
   const std::int64_t count = grad.numel();
-  std::vector<double, CachedAllocator<double>> parts((count + piece - 1) / piece);
+  CachedVector<double> parts((count + piece - 1) / piece);
   with_float("clip_grad_norm", grad.dtype(), [&](auto zero) {
     using T = decltype(zero);
     const T* const x = grad.ptr<T>();

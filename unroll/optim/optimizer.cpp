@@ -23,7 +23,7 @@ bool takes_part(const Parameter& parameter) {
 }  // namespace
 
 void check_distinct(const char* op, std::span<const Parameter> parameters) {
-  std::vector<const ParameterState*, CachedAllocator<const ParameterState*>> ids;
+  CachedVector<const ParameterState*> ids;
   for (const Parameter& parameter : parameters) {
     if (!parameter.defined()) fail(op, "a parameter that was never given a value");
     ids.push_back(parameter.id());

@@ -1,0 +1,141 @@
+#pragma once
+
+#include <unroll/ops/scan_loop.h>
+#include <unroll/ops/scan_plan.h>
+
+namespace unroll::detail {
+
+/// One run of a plan, forward or back: its working tensors and its bound calls. It goes by chunks
+/// of steps: what treats rows one by one is computed for a chunk's rows together, ahead of its loop
+/// and behind it, while they are in the cache. What nobody reads beyond its chunk has a chunk's
+/// memory.
+class ScanRun {
+ public:
+  ScanRun(const ScanRun&) = delete;
+  ScanRun& operator=(const ScanRun&) = delete;
+
+  /// How many chunks there are.
+  std::int64_t chunks() const { return (steps_ + chunk_ - 1) / chunk_; }
+  /// Runs the next one.
+  void advance();
+
+ protected:
+  using Place = ScanPlan::Place;
+  static constexpr std::uint32_t none = ScanPlan::none;
+  using Flags = CachedVector<char>;  // by value of the trace
+
+  // What is carried from step to step: the value that a step reads and the one that it gives.
+  struct Track {
+    std::uint32_t in, out;
+    bool whole;   // all steps' rows are kept, else two that take turns
+    bool direct;  // the step's own result lies in it, else it is copied there
+    Tensor rows;
+  };
+
+  /// in: xs [T, B, ...], mask if masked, states, captures; more may follow.
+  ScanRun(const ScanPlan& plan, Args in, bool ascending, std::int64_t chunk);
+  ~ScanRun() = default;
+
+  bool in_loop(std::uint32_t value) const;
+  // Is it computed for a chunk's rows together, by a node from `begin` on?
+  bool together(std::uint32_t value, std::size_t begin) const;
+  Tensor empty_like(std::uint32_t value) const;
+
+  void run_once(std::size_t begin, std::size_t end);
+  void run_whole(std::size_t node);
+
+  void carry(std::uint32_t in, std::uint32_t out, const Tensor& initial, bool whole);
+  Tensor track_before(const Track& track) const;
+  Tensor track_after(const Track& track) const;
+  // The row that was carried out of the steps done so far.
+  Tensor carried_row(const Track& track) const;
+
+  // Memory for a value's rows: of all steps, or of one chunk.
+  void make_stack(std::uint32_t value, bool whole);
+  // For what nodes of `place` give, whole where flagged so; what a loop result with a stack can be
+  // computed over gets that one.
+  void make_stacks(Place place, std::size_t begin, std::size_t end, const Flags& whole);
+  // By value: the loop result that is computed over it, or none.
+  CachedVector<std::uint32_t> in_place_results(std::size_t begin, std::size_t end) const;
+
+  void bind(std::size_t begin, std::size_t end, std::span<Tensor> sums);
+  Cursor over(std::uint32_t value) const;
+  Cursor cursor_of(std::uint32_t value);
+  Cursor carried_cursor(const Track& track, bool before) const;
+
+  const ScanPlan& plan_;
+  const Tape& tape_;
+  Args in_;
+  std::int64_t steps_, chunk_, done_ = 0;
+  bool ascending_;
+  CachedVector<Tensor> now_;    // by value: the current step's, or the same for all
+  CachedVector<Tensor> stack_;  // by value: all steps' [T, ...], or a chunk's
+  Flags window_;                // by value: the stack is a chunk's
+  CachedVector<Track> tracks_;
+  bool copied_output_ = false;
+  std::size_t first_state_ = 0, after_inputs_ = 0;
+
+ private:
+  // Calls on the rows of whole chunks, and of the last one if it is shorter.
+  struct Together {
+    explicit Together(Arena& arena) : full(arena), rest(arena) {}
+    ScanLoop full, rest;
+  };
+
+  Cursor rows_cursor(std::uint32_t value, std::int64_t count) const;
+  bool is_fixed(std::uint32_t value) const;
+  void add_step(const Node& node);
+  void add_together(ScanLoop& calls, const Node& node, std::int64_t count);
+  Cursor output_cursor();
+
+  Arena arena_;
+  Together ahead_{arena_}, behind_{arena_};
+  ScanLoop loop_{arena_};
+  CachedVector<Tensor> zeros_;
+};
+
+/// Forward. The results are output [T, ...], the last states and, if kept, what the way back reads:
+/// tracks of states [T + 1, ...] and stacks of other values [T, ...].
+class ScanForward : public ScanRun {
+ public:
+  ScanForward(const ScanPlan& plan, Args in, std::int64_t chunk, bool keep);
+
+  /// Where the outputs lie, from the beginning on.
+  const Tensor& output() const { return output_; }
+  /// State k behind the chunks run so far; overwritten by the next.
+  Tensor state(std::size_t k) const { return carried_row(tracks_[k]); }
+  void finish(std::span<Tensor> out) const;
+
+ private:
+  void make_output(const Flags& whole);
+
+  bool keep_;
+  int output_track_ = -1;  // the state whose track holds the outputs too
+  Tensor output_;
+};
+
+/// Back. Behind forward's inputs come tracks and stacks as it kept them, then the gradients of
+/// output and last states. The results are the gradients of xs, states and captures; undefined
+/// where nothing depends on one.
+class ScanBackward : public ScanRun {
+ public:
+  ScanBackward(const ScanPlan& plan, Args in, std::int64_t chunk);
+
+  /// Where the gradient of xs lies, from the beginning on; undefined where there is none.
+  const Tensor& input_gradient() const { return input_gradient_; }
+  void finish(std::span<Tensor> out);
+
+ private:
+  void take_forward_values();
+  Flags whole_values() const;
+  void make_loop_stacks(Flags& kept, const Flags& whole);
+  CachedVector<std::size_t> captures_summed_in_loop() const;
+
+  CachedVector<Tensor> sums_;  // by capture
+  Tensor input_gradient_;
+};
+
+/// How many steps make a chunk, where a step has `batch` rows.
+std::int64_t scan_chunk(std::int64_t steps, std::int64_t batch);
+
+}  // namespace unroll::detail

@@ -68,8 +68,7 @@ int main(int argc, char** argv) {
     auto [logits, next] = model(x, state);
     const Tensor loss = cross_entropy(logits, y);
     tape.backward(loss);
-    clip_grad_norm(model.parameters(), 1);
-    adam.step();
+    adam.step({.clip_norm = 1});
     adam.zero_grad();
     state = std::move(next);
     loss_value = loss.item();

@@ -60,8 +60,7 @@ int main(int argc, char** argv) {
     Tape tape;
     const Tensor loss = cross_entropy(model(tokens), tokens.row(0));
     tape.backward(loss);
-    clip_grad_norm(model.parameters(), 1);
-    adam.step();
+    adam.step({.clip_norm = 1});
     adam.zero_grad();
     if (step % (steps / 5) == 0) std::printf("step %4d  loss %.4f\n", step, loss.item());
   }

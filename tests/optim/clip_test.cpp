@@ -1,5 +1,10 @@
+#include <unroll/graph/generator.h>
 #include <unroll/graph/threads.h>
+#include <unroll/optim/adagrad.h>
+#include <unroll/optim/adam.h>
 #include <unroll/optim/clip.h>
+#include <unroll/optim/rmsprop.h>
+#include <unroll/optim/sgd.h>
 
 #include <cmath>
 #include <limits>
@@ -82,4 +87,71 @@ TEST_CASE("clipping refuses what makes no sense", "[optim]") {
   CHECK_THROWS_AS(clip_grad_norm({a, a}, 1), Error);
   CHECK_THROWS_AS(clip_grad_value({a}, -1), Error);
   CHECK_THROWS_AS(clip_grad_norm({with_grad(Tensor::zeros({1}, DType::i64))}, 1), Error);
+}
+
+namespace {
+
+// A rule as a user writes it, which knows nothing of clipping.
+struct Plain : Optimizer {
+  explicit Plain(const std::vector<Parameter>& parameters)
+      : Optimizer({{.parameters = parameters}},
+                  {.name = "Plain", .learning_rate = 0.1, .moments = {}}) {}
+  void update(const ParameterUpdate& p) const override {
+    for (std::int64_t i = 0; i < p.value.numel(); ++i)
+      p.value.mutable_ptr<double>()[i] -= p.learning_rate * p.grad.ptr<double>()[i];
+  }
+};
+
+// Three steps, clipped within step() or ahead of it.
+template <class Make>
+void check_clipped_steps(const Make& make) {
+  for (const double limit : {0.5, 1e6}) {
+    std::vector<Tensor> results;
+    for (const bool within : {true, false}) {
+      Generator g(3);
+      const std::vector<Parameter> all{Parameter(g.normal({3, 7}, 0, 1, DType::f64)),
+                                       Parameter(g.normal({5}, 0, 1, DType::f64)),
+                                       Parameter(g.normal({2}, 0, 1, DType::f64))};
+      auto optimizer = make(all);
+      for (int step = 0; step < 3; ++step) {
+        for (Parameter p : {all[0], all[1]}) p.set_grad(g.normal(p.shape(), 0, 2, DType::f64));
+        double norm = 0;
+        if (within) {
+          norm = optimizer.step({.clip_norm = limit});
+        } else {
+          norm = clip_grad_norm(all, limit);
+          CHECK(optimizer.step() == 0);
+        }
+        results.push_back(Tensor::full({1}, norm, DType::f64));
+      }
+      for (const Parameter& p : all) results.push_back(p.value());
+    }
+    const std::size_t half = results.size() / 2;
+    for (std::size_t i = 0; i < half; ++i)
+      for (std::int64_t j = 0; j < results[i].numel(); ++j)
+        CHECK(std::abs(results[i].ptr<double>()[j] - results[half + i].ptr<double>()[j]) < 1e-12);
+  }
+}
+
+}  // namespace
+
+TEST_CASE("step() clips as clip_grad_norm() does before it, for every rule", "[optim]") {
+  check_clipped_steps([](const auto& p) { return Adam(p, {.weight_decay = 0.1}); });
+  check_clipped_steps([](const auto& p) { return AdamW(p, {.amsgrad = true}); });
+  check_clipped_steps([](const auto& p) { return SGD(p, {.momentum = 0.9}); });
+  check_clipped_steps([](const auto& p) { return SGD(p, {}); });
+  check_clipped_steps([](const auto& p) { return RMSprop(p, {}); });
+  check_clipped_steps([](const auto& p) { return Adagrad(p, {}); });
+  check_clipped_steps([](const auto& p) { return Plain(p); });
+}
+
+TEST_CASE("a step that clips leaves the gradients alone, and checks its limit", "[optim]") {
+  Parameter a = with_grad(Tensor::full({4}, 10.0));
+  Adam adam({a});
+  CHECK(adam.step({.clip_norm = 1}) == 20);
+  CHECK(a.grad().data<float>()[0] == 10.0f);
+  const Tensor before = a.value().clone();
+  CHECK_THROWS_AS(adam.step({.clip_norm = -1}), Error);
+  CHECK_THROWS_AS(adam.step({.clip_norm = NAN}), Error);
+  CHECK(a.value().data<float>()[0] == before.data<float>()[0]);
 }

@@ -4,7 +4,6 @@
 #include <unroll/ops/index.h>
 #include <unroll/ops/loss.h>
 #include <unroll/optim/adam.h>
-#include <unroll/optim/clip.h>
 
 namespace unroll {
 namespace {
@@ -41,7 +40,6 @@ AddingResult train_adding(ModelConfig config, std::int64_t length, std::int64_t 
   config.context = std::max(config.context, length);
   const auto model = make_model(config, generator);
   Adam optimizer(model->parameters(), {.learning_rate = learning_rate});
-  const std::vector<Parameter> parameters = model->parameters();
   AddingResult result{.length = length, .steps = steps};
   const std::int64_t every = std::max<std::int64_t>(1, steps / 20);
   double sum = 0;
@@ -54,8 +52,7 @@ AddingResult train_adding(ModelConfig config, std::int64_t length, std::int64_t 
       sum += loss.item();
       tape.backward(loss);
     }
-    clip_grad_norm(parameters, 1.0);
-    optimizer.step();
+    optimizer.step({.clip_norm = 1});
     if (step % every == 0) {
       result.curve.emplace_back(step, sum / static_cast<double>(every));
       sum = 0;

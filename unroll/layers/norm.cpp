@@ -1,6 +1,5 @@
 #include <fmt/format.h>
 #include <unroll/layers/norm.h>
-#include <unroll/ops/norm.h>
 
 namespace unroll {
 
@@ -16,6 +15,10 @@ Tensor LayerNorm::operator()(const Tensor& x, Where where) const {
   return layer_norm(x, weight, bias.defined() ? Tensor(bias) : Tensor(), eps_, where);
 }
 
+ResidualNorm LayerNorm::operator()(const Tensor& x, const Tensor& added, Where where) const {
+  return add_layer_norm(x, added, weight, bias.defined() ? Tensor(bias) : Tensor(), eps_, where);
+}
+
 std::string LayerNorm::describe() const {
   return fmt::format("LayerNorm({}{})", weight.numel(), bias.defined() ? "" : ", no bias");
 }
@@ -28,6 +31,10 @@ RMSNorm::RMSNorm(const NormOptions& options) : eps_(options.eps) {
 
 Tensor RMSNorm::operator()(const Tensor& x, Where where) const {
   return rms_norm(x, weight, eps_, where);
+}
+
+ResidualNorm RMSNorm::operator()(const Tensor& x, const Tensor& added, Where where) const {
+  return add_rms_norm(x, added, weight, eps_, where);
 }
 
 std::string RMSNorm::describe() const { return fmt::format("RMSNorm({})", weight.numel()); }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <unroll/layers/module.h>
+#include <unroll/ops/norm.h>
 
 namespace unroll {
 
@@ -18,6 +19,9 @@ class LayerNorm : public Module {
   explicit LayerNorm(const NormOptions& options);
   explicit LayerNorm(std::int64_t size) : LayerNorm(NormOptions{.size = size}) {}
   Tensor operator()(const Tensor& x, Where where = Where::current()) const;
+  /// x + added and its norm, in one pass.
+  ResidualNorm operator()(const Tensor& x, const Tensor& added,
+                          Where where = Where::current()) const;
   std::string describe() const override;
 
  private:
@@ -32,6 +36,9 @@ class RMSNorm : public Module {
   explicit RMSNorm(const NormOptions& options);
   explicit RMSNorm(std::int64_t size) : RMSNorm(NormOptions{.size = size}) {}
   Tensor operator()(const Tensor& x, Where where = Where::current()) const;
+  /// x + added and its norm, in one pass.
+  ResidualNorm operator()(const Tensor& x, const Tensor& added,
+                          Where where = Where::current()) const;
   std::string describe() const override;
 
  private:

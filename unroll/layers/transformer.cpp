@@ -52,25 +52,35 @@ TransformerLayer::TransformerLayer(const TransformerOptions& o, GeneratorRef g)
   add("dropout2", dropout2_);
 }
 
+Tensor ResidualStream::sum() const { return pending.defined() ? x + pending : x; }
+
 template <class Part>
-Tensor TransformerLayer::residual(const Tensor& x, LayerNorm& norm, const Part& part,
-                                  Where where) const {
-  return options_.norm_first ? x + part(norm(x, where)) : norm(x + part(x), where);
+void TransformerLayer::residual(ResidualStream& stream, LayerNorm& norm, const Part& part,
+                                Where where) const {
+  if (!options_.norm_first) {
+    const Tensor x = stream.sum();
+    stream = {norm(x, part(x), where).normed};
+  } else if (stream.pending.defined()) {
+    ResidualNorm both = norm(stream.x, stream.pending, where);
+    stream = {std::move(both.sum), part(both.normed)};
+  } else {
+    stream.pending = part(norm(stream.x, where));
+  }
 }
 
-Tensor TransformerLayer::attend(const Tensor& input, const TransformerCall& call, State& cache,
-                                Where where) {
+void TransformerLayer::attend(ResidualStream& stream, const TransformerCall& call, State& cache,
+                              Where where) {
   const auto attention = [&](const Tensor& x) {
     MultiHeadAttentionOutput attended =
         self_attn(x, {.causal = call.causal, .lengths = call.lengths, .cache = call.cache}, where);
     cache = std::move(attended.cache);
     return dropout1_(attended.output);
   };
-  return residual(input, norm1, attention, where);
+  residual(stream, norm1, attention, where);
 }
 
-Tensor TransformerLayer::feed_forward(const Tensor& input, LayerNorm& norm, Dropout& last,
-                                      Where where) {
+void TransformerLayer::feed_forward(ResidualStream& stream, LayerNorm& norm, Dropout& last,
+                                    Where where) {
   const auto inner = [&](const Tensor& x) {
     const Tensor wide = linear1(x, where);
     switch (options_.activation) {
@@ -84,17 +94,23 @@ Tensor TransformerLayer::feed_forward(const Tensor& input, LayerNorm& norm, Drop
     return pointwise(
         "swiglu", [](auto a, auto b) { return silu(a) * b; }, wide, (*linear3)(x, where));
   };
-  return residual(
-      input, norm, [&](const Tensor& x) { return last(linear2(dropout_(inner(x)), where)); },
+  residual(
+      stream, norm, [&](const Tensor& x) { return last(linear2(dropout_(inner(x)), where)); },
       where);
+}
+
+State TransformerEncoderLayer::run(ResidualStream& x, const TransformerCall& call, Where where) {
+  State cache;
+  attend(x, call, cache, where);
+  feed_forward(x, norm2, dropout2_, where);
+  return cache;
 }
 
 Output TransformerEncoderLayer::operator()(const Tensor& x, const TransformerCall& call,
                                            Where where) {
-  Output result;
-  const Tensor attended = attend(x, call, result.state, where);
-  result.output = feed_forward(attended, norm2, dropout2_, where);
-  return result;
+  ResidualStream stream{x};
+  State cache = run(stream, call, where);
+  return {stream.sum(), std::move(cache)};
 }
 
 TransformerDecoderLayer::TransformerDecoderLayer(const TransformerOptions& o, GeneratorRef g)
@@ -107,8 +123,7 @@ TransformerDecoderLayer::TransformerDecoderLayer(const TransformerOptions& o, Ge
   if (o.dropout > 0) add("dropout3", dropout3_);
 }
 
-Output TransformerDecoderLayer::operator()(const Tensor& x, const TransformerCall& call,
-                                           Where where) {
+State TransformerDecoderLayer::run(ResidualStream& x, const TransformerCall& call, Where where) {
   if (!call.memory.defined())
     fail("TransformerDecoderLayer", "needs {.memory = ...}, what the encoder gave", where);
   const auto cross = [&](const Tensor& query) {
@@ -116,11 +131,18 @@ Output TransformerDecoderLayer::operator()(const Tensor& x, const TransformerCal
         multihead_attn(query, {.memory = call.memory, .lengths = call.memory_lengths}, where)
             .output);
   };
-  Output result;
-  const Tensor attended = attend(x, call, result.state, where);
-  const Tensor crossed = residual(attended, norm2, cross, where);
-  result.output = feed_forward(crossed, norm3, dropout3_, where);
-  return result;
+  State cache;
+  attend(x, call, cache, where);
+  residual(x, norm2, cross, where);
+  feed_forward(x, norm3, dropout3_, where);
+  return cache;
+}
+
+Output TransformerDecoderLayer::operator()(const Tensor& x, const TransformerCall& call,
+                                           Where where) {
+  ResidualStream stream{x};
+  State cache = run(stream, call, where);
+  return {stream.sum(), std::move(cache)};
 }
 
 template <class Layer>
@@ -150,14 +172,18 @@ Output TransformerStack<Layer>::operator()(const Tensor& input, const Transforme
          where);
   TransformerCall one = call;
   if (batch_first_ && call.memory.defined()) one.memory = transpose(call.memory, 0, 1);
-  Output result{batch_first_ ? transpose(input, 0, 1) : input, {}};
+  ResidualStream stream{batch_first_ ? transpose(input, 0, 1) : input};
+  Output result;
   for (std::size_t i = 0; i < layers_.size(); ++i) {
     if (!call.cache.empty()) one.cache = {call.cache[i]};
-    Output next = (*layers_[i])(result.output, one, where);
-    result.output = std::move(next.output);
-    for (Tensor& tensor : next.state) result.state.push_back(std::move(tensor));
+    for (Tensor& tensor : layers_[i]->run(stream, one, where))
+      result.state.push_back(std::move(tensor));
   }
-  if (norm) result.output = (*norm)(result.output, where);
+  if (norm && stream.pending.defined()) {
+    result.output = (*norm)(stream.x, stream.pending, where).normed;
+  } else {
+    result.output = norm ? (*norm)(stream.x, where) : stream.sum();
+  }
   if (batch_first_) result.output = transpose(result.output, 0, 1);
   return result;
 }

@@ -31,6 +31,14 @@ struct TransformerCall {
   State cache = {};            ///< the state behind earlier steps, for streaming
 };
 
+/// What flows past the parts of a Transformer: x, and what the last part still has to add to it,
+/// which the next norm does in its own pass; undefined: nothing.
+struct ResidualStream {
+  Tensor x;
+  Tensor pending = {};
+  Tensor sum() const;
+};
+
 /// What encoder and decoder layers share: self-attention, the feed-forward part, and the residual
 /// and norm around either. PyTorch's names: self_attn, linear1, linear2, norm1, norm2; SwiGLU adds
 /// linear3, the gate's partner: linear2(silu(linear1(x)) linear3(x)) (Shazeer, 2020).
@@ -45,11 +53,11 @@ class TransformerLayer : public Module {
   TransformerLayer(const TransformerOptions& options, GeneratorRef generator);
   /// x + part(x), with the norm before the part or behind the sum.
   template <class Part>
-  Tensor residual(const Tensor& x, LayerNorm& norm, const Part& part, Where where) const;
+  void residual(ResidualStream& x, LayerNorm& norm, const Part& part, Where where) const;
   /// Self-attention within its residual; `cache` becomes the keys and values of all steps so far.
-  Tensor attend(const Tensor& x, const TransformerCall& call, State& cache, Where where);
+  void attend(ResidualStream& x, const TransformerCall& call, State& cache, Where where);
   /// The feed-forward part within its residual.
-  Tensor feed_forward(const Tensor& x, LayerNorm& norm, Dropout& last, Where where);
+  void feed_forward(ResidualStream& x, LayerNorm& norm, Dropout& last, Where where);
   Dropout dropout_, dropout1_, dropout2_;
 
  private:
@@ -65,6 +73,8 @@ class TransformerEncoderLayer : public TransformerLayer {
   /// (MultiHeadAttentionOutput).
   Output operator()(const Tensor& x, const TransformerCall& call = {},
                     Where where = Where::current());
+  /// The same on a stream, in place, for stacks.
+  State run(ResidualStream& x, const TransformerCall& call, Where where);
   std::string describe() const override { return "TransformerEncoderLayer"; }
 };
 
@@ -75,6 +85,7 @@ class TransformerDecoderLayer : public TransformerLayer {
   explicit TransformerDecoderLayer(const TransformerOptions& options, GeneratorRef generator = {});
   /// x [T, B, d_model]; call.memory [T_m, B, d_model] is needed. Causal where call.causal.
   Output operator()(const Tensor& x, const TransformerCall& call, Where where = Where::current());
+  State run(ResidualStream& x, const TransformerCall& call, Where where);
   std::string describe() const override { return "TransformerDecoderLayer"; }
 
   MultiHeadAttention multihead_attn;

@@ -25,6 +25,9 @@ struct TileProduct {
   T* c = nullptr;
   std::int64_t c_step = 0;
   bool add = false;  ///< to what C holds
+  /// To what C holds, behind the sum: for every element one sum from 0 on, in the order of depth, as
+  /// oneDNN makes it.
+  bool add_last = false;
 };
 
 /// Sums of `Rows` rows and `Vectors` vectors in registers, for which each vector of B is read once.
@@ -49,7 +52,11 @@ inline void tile_block(const TileProduct<T>& p, const T* a, const T* b, T* c) {
     b += b_step;
   }
   for (int r = 0; r < Rows; ++r)
-    for (int v = 0; v < Vectors; ++v) hn::StoreU(sum[r][v], d, c + r * p.c_step + v * lanes);
+    for (int v = 0; v < Vectors; ++v) {
+      T* const to = c + r * p.c_step + v * lanes;
+      if (p.add_last) sum[r][v] = hn::Add(sum[r][v], hn::LoadU(d, to));
+      hn::StoreU(sum[r][v], d, to);
+    }
 }
 
 /// All rows of a product as wide as one block. Out of line: pointers and sizes alone go in.

@@ -2,6 +2,7 @@
 #include <unroll/graph/threads.h>
 #include <unroll/ops/bf16.h>
 #include <unroll/ops/gemm.h>
+#include <unroll/ops/gemm_small.h>
 #include <unroll/ops/simd.h>
 
 #include <algorithm>
@@ -151,7 +152,8 @@ bool packs(const Gemm& g) {
 
 template <class T>
 PackedGemm<T>::PackedGemm(const Gemm& g, const T* b) : whole_(g) {
-  if (packs<T>(g) && g.m > 0 && g.n > 0 && g.k > 0) {
+  if constexpr (std::is_same_v<T, float>) small_ = detail::is_small(g);
+  if (!small_ && packs<T>(g) && g.m > 0 && g.n > 0 && g.k > 0) {
     // Few rows share many columns: the columns are what is cut.
     const std::int64_t step = round_up((g.n + piece_count(g) - 1) / piece_count(g), 64);
     for (std::int64_t column = 0; column < g.n; column += step) {
@@ -168,6 +170,13 @@ PackedGemm<T>::PackedGemm(const Gemm& g, const T* b) : whole_(g) {
 template <class T>
 void PackedGemm<T>::pack(const T* b) {
   b_ = b;
+  if constexpr (std::is_same_v<T, float>) {
+    if (small_) {
+      if (!panels_.defined()) panels_ = Tensor::empty({detail::small_panel_size(whole_)});
+      if (!panels_.is_abstract()) detail::pack_small(whole_, b, panels_.mutable_ptr<float>());
+      return;
+    }
+  }
 #ifdef UNROLL_ONEDNN
   if constexpr (std::is_same_v<T, float>) {
     if (pieces_.empty()) return;
@@ -189,6 +198,8 @@ void PackedGemm<T>::pack(const T* b) {
 
 template <class T>
 void PackedGemm<T>::run(const T* a, const T* bias, T* c) const {
+  if constexpr (std::is_same_v<T, float>)
+    if (small_) return detail::gemm_small(whole_, a, panels_.ptr<float>(), bias, c);
   if (pieces_.empty()) return gemm(whole_, a, b_, bias, c);
   if constexpr (std::is_same_v<T, float>) {
     if (whole_.bf16) {

@@ -58,6 +58,8 @@ class PackedGemm {
 
   Gemm whole_;
   const T* b_ = nullptr;
+  bool small_ = false;
+  Tensor panels_;  // of a small product
   CachedVector<Piece> pieces_;
 };
 

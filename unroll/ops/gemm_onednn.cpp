@@ -167,9 +167,12 @@ std::size_t packed_bytes_onednn(const Gemm& g) {
 
 void pack_onednn(const Gemm& g, const void* b, std::byte* packed) {
   with_product(g, [&](Product& p) {
-    p.rows.set_data_handle(const_cast<void*>(b));
-    p.b.set_data_handle(packed);
-    p.pack.execute(products().stream(), p.rows, p.b);
+    dnnl_memory_set_data_handle(p.rows.get(), const_cast<void*>(b));
+    dnnl_memory_set_data_handle(p.b.get(), packed);
+    const dnnl_exec_arg_t args[] = {{DNNL_ARG_FROM, p.rows.get()}, {DNNL_ARG_TO, p.b.get()}};
+    dnnl::error::wrap_c_api(
+        dnnl_primitive_execute(p.pack.get(), products().stream().get(), 2, args),
+        "could not lay weights out");
   });
 }
 

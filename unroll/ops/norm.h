@@ -15,4 +15,18 @@ Tensor layer_norm(const Tensor& x, const Tensor& weight = {}, const Tensor& bias
 Tensor rms_norm(const Tensor& x, const Tensor& weight = {}, double eps = 1e-5,
                 Where where = Where::current());
 
+/// What add_layer_norm() and add_rms_norm() give.
+struct ResidualNorm {
+  Tensor sum;     ///< x + added
+  Tensor normed;  ///< its norm
+};
+
+/// x + added (both [..., N]) and its layer norm or RMS norm in one pass over memory, forward and
+/// back: a residual connection and the norm behind it.
+ResidualNorm add_layer_norm(const Tensor& x, const Tensor& added, const Tensor& weight = {},
+                            const Tensor& bias = {}, double eps = 1e-5,
+                            Where where = Where::current());
+ResidualNorm add_rms_norm(const Tensor& x, const Tensor& added, const Tensor& weight = {},
+                          double eps = 1e-5, Where where = Where::current());
+
 }  // namespace unroll

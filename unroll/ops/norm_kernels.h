@@ -21,17 +21,30 @@ struct NormShape {
   }
 };
 
-/// y = (x - mean) rstd weight + bias; mean [rows], rstd [rows] are results too. weight and bias
-/// may be null.
+/// What is added to x before it is normalised, and where the sum goes; both null: nothing is.
 template <class T>
-void norm(const NormShape& s, double eps, const T* x, const T* weight, const T* bias, T* y, T* mean,
-          T* rstd) {
+struct NormAddend {
+  const T* added = nullptr;
+  T* sum = nullptr;
+};
+
+/// y = (x - mean) rstd weight + bias; mean [rows], rstd [rows] are results too. weight and bias
+/// may be null. With an addend x + added takes the place of x, within one pass over memory.
+template <class T>
+void norm(const NormShape& s, double eps, const T* x, const NormAddend<T>& addend, const T* weight,
+          const T* bias, T* y, T* mean, T* rstd) {
   using L = simd::Lanes<T>;
   const auto n = static_cast<double>(s.width);
   s.over_rows([&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t row = begin; row < end; ++row) {
       const T* from = x + row * s.width;
       T* to = y + row * s.width;
+      if (addend.added != nullptr) {
+        const T* const other = addend.added + row * s.width;
+        T* const sum = addend.sum + row * s.width;
+        simd::for_lanes<T>(s.width, [&](const auto& at) { at.store(sum, at(from) + at(other)); });
+        from = sum;
+      }
       mean[row] =
           s.centred ? static_cast<T>(
                           simd::sum_of<T>(s.width, [from](const auto& at) { return at(from); }) / n)
@@ -53,10 +66,11 @@ void norm(const NormShape& s, double eps, const T* x, const T* weight, const T* 
   });
 }
 
-/// dx = rstd (a - mean(a) - z mean(a z)) with a = g weight and z = (x - mean) rstd.
+/// dx = rstd (a - mean(a) - z mean(a z)) with a = g weight and z = (x - mean) rstd; plus `direct`,
+/// the gradient that reaches x past the norm, unless that is null.
 template <class T>
 void norm_backward(const NormShape& s, const T* x, const T* weight, const T* mean, const T* rstd,
-                   const T* g, T* dx) {
+                   const T* g, const T* direct, T* dx) {
   using L = simd::Lanes<T>;
   const auto n = static_cast<double>(s.width);
   s.over_rows([&](std::int64_t begin, std::int64_t end) {
@@ -72,9 +86,12 @@ void norm_backward(const NormShape& s, const T* x, const T* weight, const T* mea
         return std::array{a, L(a * ((at(from) - m) * r))};
       });
       const L mean_a(s.centred ? sums[0] / n : 0.0), mean_az(sums[1] / n);
+      const T* const past = direct == nullptr ? nullptr : direct + row * s.width;
       simd::for_lanes<T>(s.width, [&](const auto& at) {
         const L z = (at(from) - m) * r;
-        at.store(to, r * (weighted(at) - mean_a - z * mean_az));
+        L d = r * (weighted(at) - mean_a - z * mean_az);
+        if (past != nullptr) d = d + at(past);
+        at.store(to, d);
       });
     }
   });

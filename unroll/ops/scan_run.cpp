@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <memory>
 
 namespace unroll::detail {
 namespace {
@@ -236,7 +235,7 @@ bool ScanRun::is_fixed(std::uint32_t value) const {
 void ScanRun::add_step(const Node& node) {
   CachedVector<const Tensor*> in;
   CachedVector<Cursor> inputs, outputs;
-  const auto fixed = std::make_unique<bool[]>(node.input_count);
+  bool* const fixed = arena_.make_array<bool>(node.input_count);
   for (std::uint32_t i = 0; i < node.input_count; ++i) {
     const std::uint32_t value = node.inputs[i];
     fixed[i] = is_fixed(value);
@@ -245,14 +244,14 @@ void ScanRun::add_step(const Node& node) {
   }
   for (std::uint32_t o = 0; o < node.output_count; ++o)
     outputs.push_back(cursor_of(node.first_output + o));
-  loop_.call(*node.op, Args(in), {fixed.get(), node.input_count}, inputs, outputs);
+  loop_.call(*node.op, Args(in), {fixed, node.input_count}, inputs, outputs);
 }
 
 void ScanRun::add_together(ScanLoop& calls, const Node& node, std::int64_t count) {
   CachedVector<Tensor> rows(node.input_count);
   CachedVector<const Tensor*> in;
   CachedVector<Cursor> inputs, outputs;
-  const auto fixed = std::make_unique<bool[]>(node.input_count);
+  bool* const fixed = arena_.make_array<bool>(node.input_count);
   for (std::uint32_t i = 0; i < node.input_count; ++i) {
     const std::uint32_t value = node.inputs[i];
     if (!stack_[value].defined()) {
@@ -269,7 +268,7 @@ void ScanRun::add_together(ScanLoop& calls, const Node& node, std::int64_t count
   }
   for (std::uint32_t o = 0; o < node.output_count; ++o)
     outputs.push_back(rows_cursor(node.first_output + o, count));
-  calls.call(*node.op, Args(in), {fixed.get(), node.input_count}, inputs, outputs);
+  calls.call(*node.op, Args(in), {fixed, node.input_count}, inputs, outputs);
 }
 
 void ScanRun::bind(std::size_t begin, std::size_t end, std::span<Tensor> sums) {

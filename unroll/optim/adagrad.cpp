@@ -16,7 +16,8 @@ OptimizerRule rule(const AdagradOptions& options) {
           .learning_rate = options.learning_rate,
           .weight_decay = options.weight_decay,
           .moments = {"sum"},
-          .initial = options.initial_accumulator_value};
+          .initial = options.initial_accumulator_value,
+          .scales_gradients = true};
 }
 
 }  // namespace

@@ -17,7 +17,8 @@ OptimizerRule rule(const char* name, const Options& options) {
   OptimizerRule result{.name = name,
                        .learning_rate = options.learning_rate,
                        .weight_decay = options.weight_decay,
-                       .moments = {"exp_avg", "exp_avg_sq"}};
+                       .moments = {"exp_avg", "exp_avg_sq"},
+                       .scales_gradients = true};
   if (options.amsgrad) result.moments.push_back("max_exp_avg_sq");
   return result;
 }

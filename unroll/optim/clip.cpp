@@ -32,21 +32,6 @@ double sum_of_squares(const T* x, std::int64_t begin, std::int64_t end) {
   return sum;
 }
 
-double sum_of_squares(const Tensor& grad) {
-  const std::int64_t count = grad.numel();
-  CachedVector<double> parts((count + piece - 1) / piece);
-  with_float("clip_grad_norm", grad.dtype(), [&](auto zero) {
-    using T = decltype(zero);
-    const T* const x = grad.ptr<T>();
-    parallel_for(count, piece, static_cast<double>(count), [&](std::int64_t a, std::int64_t b) {
-      parts[a / piece] = sum_of_squares(x, a, b);
-    });
-  });
-  double sum = 0;
-  for (double part : parts) sum += part;
-  return sum;
-}
-
 // Replaces every gradient by f of it, element by element, in place where nobody else reads it.
 template <class F>
 void change_grads(const char* op, const std::vector<Parameter>& parameters, F f) {
@@ -84,6 +69,27 @@ void check(const char* op, const std::vector<Parameter>& parameters, double limi
 
 }  // namespace
 
+double squared_norm(const Tensor& grad) {
+  const std::int64_t count = grad.numel();
+  CachedVector<double> parts((count + piece - 1) / piece);
+  with_float("squared_norm", grad.dtype(), [&](auto zero) {
+    using T = decltype(zero);
+    const T* const x = grad.ptr<T>();
+    parallel_for(count, piece, static_cast<double>(count), [&](std::int64_t a, std::int64_t b) {
+      parts[a / piece] = sum_of_squares(x, a, b);
+    });
+  });
+  double sum = 0;
+  for (double part : parts) sum += part;
+  return sum;
+}
+
+double clip_factor(double norm, double max_norm) {
+  // As in PyTorch, which keeps clear of a division by zero.
+  const double factor = max_norm / (norm + 1e-6);
+  return std::isfinite(norm) && factor < 1 ? factor : 1;
+}
+
 double clip_grad_norm(const std::vector<Parameter>& parameters, double max_norm) {
   check("clip_grad_norm", parameters, max_norm);
   if (detail::dry) return 0;
@@ -91,12 +97,10 @@ double clip_grad_norm(const std::vector<Parameter>& parameters, double max_norm)
   {
     const detail::FlushDenormals flush;
     for (const Parameter& parameter : parameters)
-      if (parameter.grad().defined()) sum += sum_of_squares(parameter.grad());
+      if (parameter.grad().defined()) sum += squared_norm(parameter.grad());
   }
   const double norm = std::sqrt(sum);
-  // As in PyTorch, which keeps clear of a division by zero.
-  const double factor = max_norm / (norm + 1e-6);
-  if (std::isfinite(norm) && factor < 1)
+  if (const double factor = clip_factor(norm, max_norm); factor < 1)
     change_grads("clip_grad_norm", parameters,
                  [factor](auto x) { return x * static_cast<decltype(x)>(factor); });
   return norm;

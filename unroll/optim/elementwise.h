@@ -8,8 +8,8 @@
 
 namespace unroll::detail {
 
-/// Calls f(value, grad, moments) with SIMD vectors of T for all elements, and stores the value and
-/// the moments, which f takes by reference: one pass over memory.
+/// Calls f(value, grad, moments) with SIMD vectors of T for all elements, the gradient scaled, and
+/// stores the value and the moments, which f takes by reference: one pass over memory.
 template <class T, std::size_t count, class F>
 void update_elements(const ParameterUpdate& parameter, const F& f) {
   using simd::Lanes;
@@ -19,6 +19,7 @@ void update_elements(const ParameterUpdate& parameter, const F& f) {
   const T* const grads = parameter.grad.ptr<T>();
   std::array<T*, count> moments;
   for (std::size_t m = 0; m < count; ++m) moments[m] = parameter.moments[m].mutable_ptr<T>();
+  const Lanes<T> scale(parameter.grad_scale);
 
   const auto run = [&](std::int64_t begin, std::int64_t end) {
     std::array<Lanes<T>, count> moment;
@@ -26,7 +27,7 @@ void update_elements(const ParameterUpdate& parameter, const F& f) {
     for (; i + lanes <= end; i += lanes) {
       auto value = Lanes<T>::load(values + i);
       for (std::size_t m = 0; m < count; ++m) moment[m] = Lanes<T>::load(moments[m] + i);
-      f(value, Lanes<T>::load(grads + i), moment);
+      f(value, scale * Lanes<T>::load(grads + i), moment);
       value.store(values + i);
       for (std::size_t m = 0; m < count; ++m) moment[m].store(moments[m] + i);
     }
@@ -34,7 +35,7 @@ void update_elements(const ParameterUpdate& parameter, const F& f) {
     const auto rest = static_cast<std::size_t>(end - i);
     auto value = Lanes<T>::load_first(values + i, rest);
     for (std::size_t m = 0; m < count; ++m) moment[m] = Lanes<T>::load_first(moments[m] + i, rest);
-    f(value, Lanes<T>::load_first(grads + i, rest), moment);
+    f(value, scale * Lanes<T>::load_first(grads + i, rest), moment);
     value.store_first(values + i, rest);
     for (std::size_t m = 0; m < count; ++m) moment[m].store_first(moments[m] + i, rest);
   };

@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 #include <unroll/graph/dry_run.h>
 #include <unroll/graph/threads.h>
+#include <unroll/optim/clip.h>
 #include <unroll/optim/optimizer.h>
 
 #include <algorithm>
@@ -146,13 +147,33 @@ void Optimizer::rehearse() {
         dry_moments_->push_back(std::move(moment));
 }
 
-void Optimizer::step() {
+// Clips by scaling the gradients where the rule does not do so itself. Returns the norm, and what
+// the rule is to scale them by.
+std::pair<double, double> Optimizer::clip(double max_norm) {
+  double sum = 0;
+  for (const Slot& slot : slots_)
+    if (takes_part(slot.parameter)) sum += squared_norm(slot.parameter.grad());
+  const double norm = std::sqrt(sum);
+  if (rule_.scales_gradients) return {norm, clip_factor(norm, max_norm)};
+  std::vector<Parameter> parameters;
+  for (const Slot& slot : slots_)
+    if (takes_part(slot.parameter)) parameters.push_back(slot.parameter);
+  clip_grad_norm(parameters, max_norm);
+  return {norm, 1.0};
+}
+
+double Optimizer::step(const StepOptions& options) {
   // All that can fail comes first.
+  checked(rule_.name, "clip_norm", options.clip_norm);
   for (std::size_t i = 0; i < slots_.size(); ++i)
     if (takes_part(slots_[i].parameter)) check(slots_[i], i);
-  if (detail::dry) return rehearse();
+  if (detail::dry) {
+    rehearse();
+    return 0;
+  }
   prepare();
   const detail::FlushDenormals flush;  // here as in the threads that parallel_for starts
+  const auto [norm, scale] = options.clip_norm > 0 ? clip(options.clip_norm) : std::pair(0.0, 1.0);
   for (Slot& slot : slots_) {
     if (!takes_part(slot.parameter)) continue;
     const Group& group = groups_[slot.group];
@@ -161,8 +182,10 @@ void Optimizer::step() {
             .moments = slot.moments,
             .step = ++slot.steps,
             .learning_rate = learning_rate_ * group.rate_ratio,
-            .weight_decay = group.weight_decay});
+            .weight_decay = group.weight_decay,
+            .grad_scale = scale});
   }
+  return norm;
 }
 
 std::map<std::string, Tensor> Optimizer::state_dict() const {

@@ -32,6 +32,9 @@ struct OptimizerRule {
   double weight_decay = 0;           ///< >= 0
   std::vector<const char*> moments;  ///< tensors kept for each parameter, under PyTorch's names
   double initial = 0;                ///< what the moments start with
+  /// update() multiplies the gradient by ParameterUpdate::grad_scale. Where it does not, clipping
+  /// scales the gradients in a pass of its own.
+  bool scales_gradients = false;
 };
 
 /// One parameter in one step: what a rule reads and writes. All tensors have one shape and dtype.
@@ -42,6 +45,13 @@ struct ParameterUpdate {
   std::int64_t step = 1;      ///< how often this parameter has been updated, this time included
   double learning_rate = 0;
   double weight_decay = 0;
+  double grad_scale = 1;  ///< see OptimizerRule::scales_gradients
+};
+
+struct StepOptions {
+  /// The gradients' common norm is brought down to it as by clip_grad_norm(), in the pass that
+  /// updates the parameters; the gradients themselves are then left as they are. 0: no clipping.
+  double clip_norm = 0;
 };
 
 /// Changes parameters along their gradients. A rule of your own is a class with one function,
@@ -51,7 +61,7 @@ struct ParameterUpdate {
 ///       Tape tape;
 ///       tape.backward(loss(model(x), y));
 ///       optimizer.set_learning_rate(schedule(step++));
-///       optimizer.step();
+///       optimizer.step({.clip_norm = 1});
 ///       optimizer.zero_grad();
 ///     }
 class Optimizer {
@@ -62,8 +72,10 @@ class Optimizer {
 
   /// Updates, in place, every trainable parameter that has a gradient; the others, their moments
   /// and step counts stay. Throws Error or ShapeError, with nothing changed, where a gradient does
-  /// not fit its parameter or memory ends.
-  void step();
+  /// not fit its parameter or memory ends, and for a clip_norm that is negative or not a number.
+  /// Returns the norm of the trainable parameters' gradients before clipping, 0 without clipping;
+  /// where it is not finite nothing is scaled.
+  double step(const StepOptions& options = {});
   void zero_grad();
 
   double learning_rate() const { return learning_rate_; }
@@ -107,6 +119,7 @@ class Optimizer {
   std::vector<Tensor> fresh_moments(const Parameter& parameter) const;
   void prepare();
   void rehearse();
+  std::pair<double, double> clip(double max_norm);
 
   OptimizerRule rule_;
   double learning_rate_;

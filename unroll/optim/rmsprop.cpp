@@ -13,7 +13,8 @@ OptimizerRule rule(const RMSpropOptions& options) {
   OptimizerRule result{.name = "RMSprop",
                        .learning_rate = options.learning_rate,
                        .weight_decay = options.weight_decay,
-                       .moments = {"square_avg"}};
+                       .moments = {"square_avg"},
+                       .scales_gradients = true};
   if (options.centered) result.moments.push_back("grad_avg");
   if (options.momentum > 0) result.moments.push_back("momentum_buffer");
   return result;

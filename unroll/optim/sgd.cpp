@@ -15,7 +15,8 @@ OptimizerRule rule(const SGDOptions& options) {
   OptimizerRule result{.name = "SGD",
                        .learning_rate = options.learning_rate,
                        .weight_decay = options.weight_decay,
-                       .moments = {}};
+                       .moments = {},
+                       .scales_gradients = true};
   if (options.momentum > 0) result.moments = {"momentum_buffer"};
   return result;
 }

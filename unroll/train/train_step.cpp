@@ -1,5 +1,4 @@
 #include <fmt/format.h>
-#include <unroll/optim/clip.h>
 #include <unroll/train/train_step.h>
 
 #include <algorithm>
@@ -10,8 +9,6 @@ namespace unroll {
 TrainStep::TrainStep(TraceFunction f, Optimizer& optimizer, const TrainStepOptions& options)
     : f_(std::move(f)), optimizer_(optimizer), options_(options) {
   if (options.programs < 1) fail("TrainStep", "must remember one program at least");
-  for (const ParameterGroup& group : optimizer.groups())
-    parameters_.insert(parameters_.end(), group.parameters.begin(), group.parameters.end());
 }
 
 Program& TrainStep::program_for(std::span<const Tensor> inputs) {
@@ -46,8 +43,7 @@ std::span<const Tensor> TrainStep::operator()(std::span<const Tensor> inputs) {
     Parameter parameter = program.parameters()[i];
     parameter.set_grad(program.take(outputs + i));
   }
-  if (options_.clip_norm > 0) grad_norm_ = clip_grad_norm(parameters_, options_.clip_norm);
-  optimizer_.step();
+  grad_norm_ = optimizer_.step({.clip_norm = options_.clip_norm});
   optimizer_.zero_grad();
   return results.first(outputs);
 }

@@ -53,7 +53,6 @@ class TrainStep {
   TraceFunction f_;
   Optimizer& optimizer_;
   TrainStepOptions options_;
-  std::vector<Parameter> parameters_;
   std::list<Entry> programs_;  // the latest used first
   double grad_norm_ = 0;
 };

@@ -2,7 +2,6 @@
 #include <unroll/graph/clock.h>
 #include <unroll/graph/precision.h>
 #include <unroll/graph/tape.h>
-#include <unroll/optim/clip.h>
 #include <unroll/train/checkpoint.h>
 #include <unroll/train/interrupt.h>
 #include <unroll/train/progress.h>
@@ -50,8 +49,7 @@ class Run {
         optimizer_(optimizer),
         task_(task),
         generator_(generator),
-        options_(options),
-        parameters_(model.parameters()) {
+        options_(options) {
     progress_.identity = options.identity;
   }
 
@@ -120,8 +118,7 @@ class Run {
       tape.backward(loss);
       if (task_.carry_state) progress_.state = std::move(output.state);
     }
-    if (options_.clip_norm > 0) clip_grad_norm(parameters_, options_.clip_norm);
-    optimizer_.step();
+    optimizer_.step({.clip_norm = options_.clip_norm});
     for (Tensor& one : progress_.state) one = one.detach();
     progress_.peak_bytes = std::max(progress_.peak_bytes, memory_stats().peak);
     progress_.running = progress_.step == 0 ? value : 0.95 * progress_.running + 0.05 * value;
@@ -169,7 +166,6 @@ class Run {
   const TrainTask& task_;
   Generator& generator_;
   const TrainOptions& options_;
-  std::vector<Parameter> parameters_;
   TrainProgress progress_;
   TrainResult result_;
 };

@@ -102,7 +102,7 @@ Batch parity(std::int64_t length, std::int64_t batch, Generator& generator) {
 
 // --- Associative recall: pairs of a key and a value, then the keys in another order.
 
-constexpr std::int64_t keys = 64, values = 64;
+constexpr std::int64_t keys = 16, values = 16;
 
 // All keys of a sequence differ, and so do all values: who has only seen which values there were
 // is right once in `length` times.
@@ -206,7 +206,7 @@ constexpr LongRangeTask tasks[] = {
      .features = 0,
      .outputs = values,
      .shortest = 1,
-     .length = 8,
+     .length = 4,
      .longest = std::min(keys, values),
      .draw = recall,
      .baseline = even_chance},

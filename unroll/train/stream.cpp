@@ -3,8 +3,6 @@
 #include <unroll/ops/index.h>
 #include <unroll/train/stream.h>
 
-#include <algorithm>
-
 namespace unroll {
 namespace {
 
@@ -40,20 +38,10 @@ Tensor run_stream(SequenceModel& model, const Tensor& x, std::int64_t k2, Carrie
     state = std::move(before.state);
     window = window.rows(skip, window.size(0));
   }
-  // Where the window of a next chunk of this length begins.
-  const std::int64_t steps = window.size(0);
-  const std::int64_t next = std::clamp<std::int64_t>(steps + k1 - reach, 0, steps);
-  if (next > 0 && next < steps) {
-    Output first = model(window.rows(0, next), state);
-    const Output second = model(window.rows(next, steps), first.state);
-    const Tensor output =
-        second.output.size(0) >= k1 ? second.output : concat({first.output, second.output}, 0);
-    carried = {detached(std::move(first.state)), window.rows(next, steps)};
-    return last_steps(constant, output, k1);
-  }
   Output all = model(window, state);
-  carried = next == 0 ? Carried{detached(std::move(state)), window}
-                      : Carried{detached(std::move(all.state)), {}};
+  // A chunk that fills the window leaves nothing to go through again.
+  carried = k1 >= reach ? Carried{detached(std::move(all.state)), {}}
+                        : Carried{detached(std::move(state)), window};
   return last_steps(constant, all.output, k1);
 }
 

@@ -19,8 +19,9 @@ struct Carried {
 /// parameters, so that the gradient is that of one function. Memory is that of k1 + k2 steps,
 /// however long the stream; where k2 reaches the stream's beginning, nothing is truncated.
 ///
-/// `carried` becomes what the next chunk needs. Throws Error for a model whose state grows, unless
-/// k2 is 0.
+/// `carried` becomes what the next chunk needs; behind one of k2 steps or more it is the state
+/// alone, and the next chunk's gradients end where it begins. Throws Error for a model whose state
+/// grows, unless k2 is 0.
 Tensor run_stream(SequenceModel& model, const Tensor& x, std::int64_t k2, Carried& carried);
 
 }  // namespace unroll

@@ -50,7 +50,7 @@ void add_compare(CLI::App& app) {
       ->excludes(series)
       ->excludes(task)
       ->check(whole(1, 1'000'000));
-  command->add_option("--models", options->models, "Which models")->delimiter(',');
+  auto* models = command->add_option("--models", options->models, "Which models")->delimiter(',');
   command->add_option("--parameters", options->parameters, "Parameters of each model")
       ->default_str("200000, or 20000 with --task")
       ->check(whole(1000, 1'000'000'000));
@@ -65,6 +65,7 @@ void add_compare(CLI::App& app) {
   command->add_flag("--quick", options->quick, "Everything in under a minute");
   command->add_option("--out", *out, "Folder for results.json and report.html");
   command->callback([=] {
+    if (!options->k2.empty() && models->count() == 0) options->models = {"rnn", "lstm", "gru"};
     // Before minutes of work: can the results be kept?
     const OutputFolder folder(*out);
     const nlohmann::json results = compare(*options);

@@ -18,9 +18,9 @@ namespace {
 struct TrainArguments {
   std::string model = "lstm", text, out, recipe, precision = "f32";
   std::int64_t parameters = 0, hidden = 0, embedding = 128, batch = 12, context = 64;
-  std::int64_t steps = 2000, evaluate_every = 500, warmup = 100, seed = 1337;
+  std::int64_t steps = 2000, evaluate_every = 500, warmup = 100, seed = 1337, k2 = 0;
   int layers = 2, heads = 4, threads = 1, evaluation_batches = 200, patience = 0;
-  double learning_rate = 1e-3, decay = 0.1, clip = 1.0, dropout = 0;
+  double learning_rate = 1e-3, decay = 0.1, clip = 1.0, dropout = 0, gradient_noise = 0;
   bool resume = false, carry_state = false;
 };
 
@@ -121,6 +121,7 @@ void run(const TrainArguments& a) {
   held.next = [&](Generator& g) { return held_windows.next(g); };
   task.next = [&](Generator& g) { return a.carry_state ? stream.next() : train_windows.next(g); };
   task.carry_state = a.carry_state;
+  task.k2 = a.k2;
   task.at_start = [&] { return stream.at_start(); };
   task.seek = [&](std::int64_t batches) { stream.seek(batches % stream.batches() * a.context); };
   task.evaluate = [&](SequenceModel& m) {
@@ -135,6 +136,7 @@ void run(const TrainArguments& a) {
                                            .warmup_steps = std::min(a.warmup, a.steps / 2),
                                            .final_rate = a.learning_rate / 10}),
              .clip_norm = a.clip,
+             .gradient_noise = {.eta = a.gradient_noise},
              .precision = precision,
              .evaluate_every = a.evaluate_every,
              .patience = a.patience,
@@ -186,6 +188,10 @@ void add_train(CLI::App& app) {
   command->add_option("--warmup", a->warmup)->check(whole(0));
   command->add_option("--weight-decay", a->decay)->check(real(0));
   command->add_option("--clip", a->clip, "Norm; 0: none")->check(real(0));
+  command
+      ->add_option("--gradient-noise", a->gradient_noise,
+                   "Variance of the first step's noise; it falls with the steps")
+      ->check(real(0));
   command->add_option("--evaluate-every", a->evaluate_every)->check(whole(1));
   command->add_option("--evaluation-batches", a->evaluation_batches)
       ->check(whole(1, 1'000'000'000));
@@ -197,8 +203,11 @@ void add_train(CLI::App& app) {
       ->check(CLI::IsMember({"f32", "bf16"}));
   command->add_option("--seed", a->seed)->check(whole(std::numeric_limits<std::int64_t>::min()));
   command->add_option("--threads", a->threads)->check(whole(1, 1024));
-  command->add_flag("--carry-state", a->carry_state,
-                    "Read on and carry the state: truncated back-propagation");
+  auto* carry = command->add_flag("--carry-state", a->carry_state,
+                                  "Read on and carry the state: truncated back-propagation");
+  command->add_option("--k2", a->k2, "Steps that a gradient goes back, where not --context")
+      ->needs(carry)
+      ->check(whole(1, most_units));
   command->add_flag("--resume", a->resume, "Continue from the checkpoint in --out");
   command->callback([a, command] {
     if (!a->recipe.empty()) apply_recipe(*a, *command);

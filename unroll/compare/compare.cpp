@@ -144,6 +144,10 @@ class Comparison {
     plain_ = data_.exact == nullptr && options.k2.empty();
     for (const std::string& name : options.models) {
       const ModelConfig config = config_of(name, data_.base, options_.parameters, task);
+      if (!options.k2.empty() && !make_model(config)->constant_state())
+        fail("compare",
+             fmt::format("the state of a {} grows with the stream: k2 cannot cut it", name),
+             "Name recurrent models, as --models rnn,lstm,gru");
       if (options.k2.empty()) entries_.push_back({name, config});
       for (std::int64_t k2 : options.k2)
         entries_.push_back({fmt::format("{} k2 {}", name, k2), config, k2});
@@ -229,10 +233,6 @@ class Comparison {
     for (auto one = o.k2.begin(); one != o.k2.end(); ++one)
       if (*one < 1 || std::find(o.k2.begin(), one, *one) != one)
         fail("compare", fmt::format("k2 {}", *one), "Name each number of steps once, 1 or more");
-    for (const std::string& name : o.models)
-      if (model_kind(name) == ModelKind::transformer)
-        fail("compare", "a Transformer has no state of constant size for k2 to cut",
-             "Name recurrent models, as --models rnn,lstm,gru");
   }
 
   Json settings() const {

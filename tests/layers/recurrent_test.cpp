@@ -40,6 +40,7 @@ const std::vector<Kind>& kinds() {
       kind<RNN>("RNN", RNNOptions{}),
       kind<LSTM>("LSTM", LSTMOptions{}),
       kind<LSTM>("LSTM with projection", LSTMOptions{.proj_size = 2}),
+      kind<LSTM>("LSTM with layer norm", LSTMOptions{.layer_norm = true}),
       kind<GRU>("GRU", GRUOptions{}),
       kind<GRU>("GRU reset before", GRUOptions{.reset_before = true}),
   };

@@ -25,12 +25,27 @@ void RecurrentLayer::build(const Common& common, GeneratorRef generator, Make ma
       add("bias_ih" + suffix, cell->bias_ih);
       add("bias_hh" + suffix, cell->bias_hh);
       if constexpr (requires { cell->weight_hr; }) add("weight_hr" + suffix, cell->weight_hr);
+      if constexpr (requires { cell->norm_c; }) {
+        add("norm_ih" + suffix, cell->norm_ih);
+        add("norm_hh" + suffix, cell->norm_hh);
+        add("norm_c" + suffix, cell->norm_c);
+        add("norm_c_bias" + suffix, cell->norm_c_bias);
+      }
       cells_.push_back(std::move(cell));
     }
     input = output_size();
   }
   dropout_ = std::make_unique<Dropout>(common.dropout, generator);
   if (common.dropout > 0) add("dropout", *dropout_);
+  const Regularization& regularization = common.regularization;
+  if (!regularization.any()) return;
+  const bool lstm = initial_state(1).size() > 1;
+  if (regularization.zoneout_c != 0 && !lstm)
+    fail(common.name, "there is no c for zoneout_c", "zoneout_h is for every recurrent layer");
+  if (regularization.update_dropout != 0 && !common.gated)
+    fail(common.name, "update_dropout needs a gated cell", "Take hidden_dropout, LSTM or GRU");
+  regularizer_ = std::make_unique<Regularizer>(regularization, generator);
+  add("regularizer", *regularizer_);
 }
 
 State RecurrentLayer::initial_state(std::int64_t batch, DType dtype) const {
@@ -82,9 +97,12 @@ Output RecurrentLayer::run(const Tensor& input, const RecurrentCall& call,
       } else {
         for (const Tensor& all : call.state) state.push_back(select(all, 0, index));
       }
-      Output result = scan(
-          [&](const Tensor& step, const State& s) { return one(step, s); }, x, state,
-          {.lengths = call.lengths, .reverse = direction == 1, .unrolled = call.unrolled}, where);
+      const ScanOptions how{
+          .lengths = call.lengths, .reverse = direction == 1, .unrolled = call.unrolled};
+      Output result = regularizer_
+                          ? regularizer_->run(one, x, state, how, where)
+                          : scan([&](const Tensor& step, const State& s) { return one(step, s); },
+                                 x, state, how, where);
       outputs[direction] = std::move(result.output);
       last.push_back(std::move(result.state));
     }
@@ -107,7 +125,8 @@ std::string RecurrentLayer::describe() const {
 
 RNN::RNN(const RNNOptions& o, GeneratorRef generator) {
   build(
-      {"RNN", o.input_size, o.hidden_size, o.num_layers, o.bidirectional, o.batch_first, o.dropout},
+      {"RNN", o.input_size, o.hidden_size, o.num_layers, o.bidirectional, o.batch_first, o.dropout,
+       false, o.regularization},
       generator, [&](std::int64_t input, GeneratorRef g) {
         return std::make_unique<RNNCell>(
             RNNCellOptions{
@@ -118,27 +137,28 @@ RNN::RNN(const RNNOptions& o, GeneratorRef generator) {
 
 LSTM::LSTM(const LSTMOptions& o, GeneratorRef generator) {
   build({"LSTM", o.input_size, o.hidden_size, o.num_layers, o.bidirectional, o.batch_first,
-         o.dropout},
+         o.dropout, true, o.regularization},
         generator, [&](std::int64_t input, GeneratorRef g) {
           return std::make_unique<LSTMCell>(LSTMCellOptions{.input_size = input,
                                                             .hidden_size = o.hidden_size,
                                                             .bias = o.bias,
                                                             .proj_size = o.proj_size,
-                                                            .forget_bias = o.forget_bias},
+                                                            .forget_bias = o.forget_bias,
+                                                            .layer_norm = o.layer_norm},
                                             g);
         });
 }
 
 GRU::GRU(const GRUOptions& o, GeneratorRef generator) {
-  build(
-      {"GRU", o.input_size, o.hidden_size, o.num_layers, o.bidirectional, o.batch_first, o.dropout},
-      generator, [&](std::int64_t input, GeneratorRef g) {
-        return std::make_unique<GRUCell>(GRUCellOptions{.input_size = input,
-                                                        .hidden_size = o.hidden_size,
-                                                        .bias = o.bias,
-                                                        .reset_before = o.reset_before},
-                                         g);
-      });
+  build({"GRU", o.input_size, o.hidden_size, o.num_layers, o.bidirectional, o.batch_first,
+         o.dropout, true, o.regularization},
+        generator, [&](std::int64_t input, GeneratorRef g) {
+          return std::make_unique<GRUCell>(GRUCellOptions{.input_size = input,
+                                                          .hidden_size = o.hidden_size,
+                                                          .bias = o.bias,
+                                                          .reset_before = o.reset_before},
+                                           g);
+        });
 }
 
 }  // namespace unroll

@@ -2,6 +2,7 @@
 
 #include <unroll/layers/cells.h>
 #include <unroll/layers/dropout.h>
+#include <unroll/layers/regularization.h>
 
 #include <memory>
 
@@ -48,6 +49,8 @@ class RecurrentLayer : public Module {
     int num_layers;
     bool bidirectional, batch_first;
     double dropout;
+    bool gated;
+    Regularization regularization;
   };
   /// Checks the options and makes the cells by make(input size of the layer).
   template <class Make>
@@ -62,6 +65,7 @@ class RecurrentLayer : public Module {
   int directions_ = 1;
   std::vector<std::unique_ptr<RecurrentCell>> cells_;
   std::unique_ptr<Dropout> dropout_;
+  std::unique_ptr<Regularizer> regularizer_;  // where there is anything to do
 };
 
 struct RNNOptions {
@@ -73,6 +77,7 @@ struct RNNOptions {
   bool batch_first = false;
   double dropout = 0;  ///< of each layer's output but the last
   bool bidirectional = false;
+  Regularization regularization = {};
 };
 
 class RNN : public RecurrentLayer {
@@ -90,6 +95,8 @@ struct LSTMOptions {
   bool bidirectional = false;
   std::int64_t proj_size = 0;
   double forget_bias = std::numeric_limits<double>::quiet_NaN();  ///< see LSTMCellOptions
+  bool layer_norm = false;                                        ///< see LSTMCellOptions
+  Regularization regularization = {};
 };
 
 class LSTM : public RecurrentLayer {
@@ -106,6 +113,7 @@ struct GRUOptions {
   double dropout = 0;
   bool bidirectional = false;
   bool reset_before = false;
+  Regularization regularization = {};
 };
 
 class GRU : public RecurrentLayer {

@@ -122,6 +122,7 @@ std::string report(const Json& results) {
   replace_all(page, "/*{{report.css}}*/", asset("report.css"));
   replace_all(page, "/*{{chart.js}}*/", asset("chart.js"));
   replace_all(page, "/*{{report.js}}*/", asset("report.js"));
+  replace_all(page, "/*{{report_tasks.js}}*/", asset("report_tasks.js"));
   replace_all(page, "\"{{results}}\"", embeddable(results));
   return page;
 }

@@ -21,7 +21,8 @@ struct TrainArguments {
   std::int64_t steps = 2000, evaluate_every = 500, warmup = 100, seed = 1337, k2 = 0;
   int layers = 2, heads = 4, threads = 1, evaluation_batches = 200, patience = 0;
   double learning_rate = 1e-3, decay = 0.1, clip = 1.0, dropout = 0, gradient_noise = 0;
-  bool resume = false, carry_state = false;
+  bool resume = false, carry_state = false, layer_norm = false;
+  Regularization regularization = {};
 };
 
 // nanoGPT's recipe for a CPU: how it trains, with the optimizer of every run. Batches and windows
@@ -74,7 +75,9 @@ ModelConfig config_of(const TrainArguments& a, std::int64_t vocabulary) {
                      .layers = a.layers,
                      .heads = a.heads,
                      .context = a.context,
-                     .dropout = a.dropout};
+                     .dropout = a.dropout,
+                     .layer_norm = a.layer_norm,
+                     .regularization = a.regularization};
   if (!a.recipe.empty()) {
     apply_recipe_sizes(config);
   } else if (a.hidden > 0) {
@@ -181,6 +184,13 @@ void add_train(CLI::App& app) {
   command->add_option("--layers", a->layers)->excludes(recipe)->check(whole(1, 1000));
   command->add_option("--heads", a->heads)->excludes(recipe)->check(whole(1, 1000));
   command->add_option("--dropout", a->dropout)->check(real(0, 0.99));
+  for (const auto& [name, value] : Regularization::fields()) {
+    std::string option = fmt::format("--{}", name);
+    std::replace(option.begin(), option.end(), '_', '-');
+    command->add_option(option, a->regularization.*value, "RNN, LSTM, GRU: see docs/training.md")
+        ->check(real(0, 0.99));
+  }
+  command->add_flag("--layer-norm", a->layer_norm, "A layer-norm LSTM");
   command->add_option("--batch", a->batch)->excludes(recipe)->check(whole(1));
   command->add_option("--context", a->context)->excludes(recipe)->check(whole(1, most_units));
   command->add_option("--steps", a->steps)->check(whole(1));

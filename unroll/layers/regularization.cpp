@@ -6,6 +6,7 @@
 #include <unroll/ops/index.h>
 #include <unroll/ops/scan.h>
 
+#include <algorithm>
 #include <array>
 
 namespace unroll {
@@ -47,21 +48,27 @@ Output zoned(Output step, const State& before, const Keep& keep) {
 
 }  // namespace
 
+std::span<const Regularization::Field> Regularization::fields() {
+  static constexpr Field all[] = {{"input_dropout", &Regularization::input_dropout},
+                                  {"hidden_dropout", &Regularization::hidden_dropout},
+                                  {"update_dropout", &Regularization::update_dropout},
+                                  {"zoneout_h", &Regularization::zoneout_h},
+                                  {"zoneout_c", &Regularization::zoneout_c},
+                                  {"weight_drop", &Regularization::weight_drop}};
+  return all;
+}
+
 bool Regularization::any() const {
-  return input_dropout != 0 || hidden_dropout != 0 || update_dropout != 0 || zoneout_h != 0 ||
-         zoneout_c != 0 || weight_drop != 0;
+  const auto all = fields();
+  return std::any_of(all.begin(), all.end(),
+                     [&](const Field& one) { return this->*one.value != 0; });
 }
 
 Regularizer::Regularizer(const Regularization& o, GeneratorRef generator)
     : options_(o), generator_(detail::own_generator(generator)) {
-  for (const auto& [name, p] : {std::pair{"input_dropout", o.input_dropout},
-                                {"hidden_dropout", o.hidden_dropout},
-                                {"update_dropout", o.update_dropout},
-                                {"zoneout_h", o.zoneout_h},
-                                {"zoneout_c", o.zoneout_c},
-                                {"weight_drop", o.weight_drop}})
-    if (!(p >= 0 && p < 1))
-      fail("Regularization", fmt::format("{} = {} is not in [0, 1)", name, p));
+  for (const auto& [name, value] : Regularization::fields())
+    if (!(o.*value >= 0 && o.*value < 1))
+      fail("Regularization", fmt::format("{} = {} is not in [0, 1)", name, o.*value));
   add("generator", generator_);
 }
 
@@ -123,10 +130,11 @@ Output Regularizer::expected_run(const RecurrentCell& cell, const Tensor& xs, co
 }
 
 std::string Regularizer::describe() const {
-  const Regularization& o = options_;
-  return fmt::format("Regularizer(input {}, hidden {}, update {}, zoneout {} and {}, weight {})",
-                     o.input_dropout, o.hidden_dropout, o.update_dropout, o.zoneout_h, o.zoneout_c,
-                     o.weight_drop);
+  std::string text;
+  for (const auto& [name, value] : Regularization::fields())
+    if (options_.*value != 0)
+      text += fmt::format("{}{} {}", text.empty() ? "" : ", ", name, options_.*value);
+  return fmt::format("Regularizer({})", text);
 }
 
 }  // namespace unroll

@@ -2,6 +2,8 @@
 
 #include <unroll/layers/cells.h>
 
+#include <span>
+
 namespace unroll {
 
 /// How a recurrent layer is regularised while it trains; probabilities of dropping, 0: not at all.
@@ -24,6 +26,12 @@ struct Regularization {
   /// Keskar, Socher, "Regularizing and optimizing LSTM language models", 2018).
   double weight_drop = 0;
 
+  struct Field {
+    const char* name;
+    double Regularization::*value;
+  };
+  /// All of them, by name: for files and command lines.
+  static std::span<const Field> fields();
   bool any() const;
 };
 

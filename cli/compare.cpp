@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 #include <unroll/compare/compare.h>
+#include <unroll/compare/tasks.h>
 #include <unroll/io/atomic_file.h>
 #include <unroll/io/text.h>
 
@@ -30,11 +31,31 @@ void add_compare(CLI::App& app) {
   text->excludes(series);
   command->add_option("--target", options->target, "Column of the series to forecast")
       ->needs(series);
-  command->add_option("--models", options->models, "Which models")->delimiter(',');
+  std::string tasks;
+  for (const LongRangeTask& one : long_range_tasks())
+    tasks += fmt::format("{}{}", tasks.empty() ? "" : ", ", one.name);
+  auto* task = command
+                   ->add_option("--task", options->task,
+                                "In place of data, a task with exact answers: " + tasks)
+                   ->excludes(text)
+                   ->excludes(series);
+  command->add_option("--length", options->length, "Length that the task is trained up to")
+      ->needs(task)
+      ->check(whole(1, 1'000'000));
+  command
+      ->add_option(
+          "--k2", options->k2,
+          "Train recurrent models on the text as a stream, gradients going back so many steps")
+      ->delimiter(',')
+      ->excludes(series)
+      ->excludes(task)
+      ->check(whole(1, 1'000'000));
+  auto* models = command->add_option("--models", options->models, "Which models")->delimiter(',');
   command->add_option("--parameters", options->parameters, "Parameters of each model")
+      ->default_str("200000, or 20000 with --task")
       ->check(whole(1000, 1'000'000'000));
   auto* steps = command->add_option("--steps", options->steps, "Training steps of each model")
-                    ->default_str("600, or 60 with --quick")
+                    ->default_str("600, or 2000 with --task; --quick: a tenth")
                     ->check(whole(1));
   command->add_option("--seconds", options->seconds, "Training seconds of each model instead")
       ->check(positive())
@@ -44,6 +65,7 @@ void add_compare(CLI::App& app) {
   command->add_flag("--quick", options->quick, "Everything in under a minute");
   command->add_option("--out", *out, "Folder for results.json and report.html");
   command->callback([=] {
+    if (!options->k2.empty() && models->count() == 0) options->models = {"rnn", "lstm", "gru"};
     // Before minutes of work: can the results be kept?
     const OutputFolder folder(*out);
     const nlohmann::json results = compare(*options);

@@ -18,10 +18,11 @@ namespace {
 struct TrainArguments {
   std::string model = "lstm", text, out, recipe, precision = "f32";
   std::int64_t parameters = 0, hidden = 0, embedding = 128, batch = 12, context = 64;
-  std::int64_t steps = 2000, evaluate_every = 500, warmup = 100, seed = 1337;
+  std::int64_t steps = 2000, evaluate_every = 500, warmup = 100, seed = 1337, k2 = 0;
   int layers = 2, heads = 4, threads = 1, evaluation_batches = 200, patience = 0;
-  double learning_rate = 1e-3, decay = 0.1, clip = 1.0, dropout = 0;
-  bool resume = false, carry_state = false;
+  double learning_rate = 1e-3, decay = 0.1, clip = 1.0, dropout = 0, gradient_noise = 0;
+  bool resume = false, carry_state = false, layer_norm = false;
+  Regularization regularization = {};
 };
 
 // nanoGPT's recipe for a CPU: how it trains, with the optimizer of every run. Batches and windows
@@ -74,7 +75,9 @@ ModelConfig config_of(const TrainArguments& a, std::int64_t vocabulary) {
                      .layers = a.layers,
                      .heads = a.heads,
                      .context = a.context,
-                     .dropout = a.dropout};
+                     .dropout = a.dropout,
+                     .layer_norm = a.layer_norm,
+                     .regularization = a.regularization};
   if (!a.recipe.empty()) {
     apply_recipe_sizes(config);
   } else if (a.hidden > 0) {
@@ -121,6 +124,7 @@ void run(const TrainArguments& a) {
   held.next = [&](Generator& g) { return held_windows.next(g); };
   task.next = [&](Generator& g) { return a.carry_state ? stream.next() : train_windows.next(g); };
   task.carry_state = a.carry_state;
+  task.k2 = a.k2;
   task.at_start = [&] { return stream.at_start(); };
   task.seek = [&](std::int64_t batches) { stream.seek(batches % stream.batches() * a.context); };
   task.evaluate = [&](SequenceModel& m) {
@@ -135,6 +139,7 @@ void run(const TrainArguments& a) {
                                            .warmup_steps = std::min(a.warmup, a.steps / 2),
                                            .final_rate = a.learning_rate / 10}),
              .clip_norm = a.clip,
+             .gradient_noise = {.eta = a.gradient_noise},
              .precision = precision,
              .evaluate_every = a.evaluate_every,
              .patience = a.patience,
@@ -179,6 +184,13 @@ void add_train(CLI::App& app) {
   command->add_option("--layers", a->layers)->excludes(recipe)->check(whole(1, 1000));
   command->add_option("--heads", a->heads)->excludes(recipe)->check(whole(1, 1000));
   command->add_option("--dropout", a->dropout)->check(real(0, 0.99));
+  for (const auto& [name, value] : Regularization::fields()) {
+    std::string option = fmt::format("--{}", name);
+    std::replace(option.begin(), option.end(), '_', '-');
+    command->add_option(option, a->regularization.*value, "RNN, LSTM, GRU: see docs/training.md")
+        ->check(real(0, 0.99));
+  }
+  command->add_flag("--layer-norm", a->layer_norm, "A layer-norm LSTM");
   command->add_option("--batch", a->batch)->excludes(recipe)->check(whole(1));
   command->add_option("--context", a->context)->excludes(recipe)->check(whole(1, most_units));
   command->add_option("--steps", a->steps)->check(whole(1));
@@ -186,6 +198,10 @@ void add_train(CLI::App& app) {
   command->add_option("--warmup", a->warmup)->check(whole(0));
   command->add_option("--weight-decay", a->decay)->check(real(0));
   command->add_option("--clip", a->clip, "Norm; 0: none")->check(real(0));
+  command
+      ->add_option("--gradient-noise", a->gradient_noise,
+                   "Variance of the first step's noise; it falls with the steps")
+      ->check(real(0));
   command->add_option("--evaluate-every", a->evaluate_every)->check(whole(1));
   command->add_option("--evaluation-batches", a->evaluation_batches)
       ->check(whole(1, 1'000'000'000));
@@ -197,8 +213,11 @@ void add_train(CLI::App& app) {
       ->check(CLI::IsMember({"f32", "bf16"}));
   command->add_option("--seed", a->seed)->check(whole(std::numeric_limits<std::int64_t>::min()));
   command->add_option("--threads", a->threads)->check(whole(1, 1024));
-  command->add_flag("--carry-state", a->carry_state,
-                    "Read on and carry the state: truncated back-propagation");
+  auto* carry = command->add_flag("--carry-state", a->carry_state,
+                                  "Read on and carry the state: truncated back-propagation");
+  command->add_option("--k2", a->k2, "Steps that a gradient goes back, where not --context")
+      ->needs(carry)
+      ->check(whole(1, most_units));
   command->add_flag("--resume", a->resume, "Continue from the checkpoint in --out");
   command->callback([a, command] {
     if (!a->recipe.empty()) apply_recipe(*a, *command);

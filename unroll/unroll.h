@@ -17,6 +17,7 @@
 #include <unroll/layers/norm.h>
 #include <unroll/layers/positions.h>
 #include <unroll/layers/recurrent.h>
+#include <unroll/layers/regularization.h>
 #include <unroll/layers/sequential.h>
 #include <unroll/layers/transformer.h>
 #include <unroll/ops/arithmetic.h>
@@ -36,10 +37,12 @@
 #include <unroll/optim/adagrad.h>
 #include <unroll/optim/adam.h>
 #include <unroll/optim/clip.h>
+#include <unroll/optim/noise.h>
 #include <unroll/optim/rmsprop.h>
 #include <unroll/optim/schedule.h>
 #include <unroll/optim/sgd.h>
 #include <unroll/train/batches.h>
 #include <unroll/train/sequence_model.h>
+#include <unroll/train/stream.h>
 #include <unroll/train/train_step.h>
 #include <unroll/train/trainer.h>

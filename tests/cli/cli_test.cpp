@@ -87,6 +87,41 @@ TEST_CASE("compare --quick writes results and a report, which can be redrawn", "
   CHECK(!std::filesystem::exists(folder / "damaged/report.html"));
 }
 
+TEST_CASE("compare --task and --k2 show what they measure", "[slow]") {
+  if (!available()) return;
+  const TemporaryDirectory folder;
+  const auto results_of = [&](const std::string& arguments, const char* name) {
+    const Run run = program("compare --quick --parameters 4000 --steps 4" + arguments + " --out" +
+                            quoted(folder / name));
+    CAPTURE(arguments, run.text);
+    REQUIRE(run.code == 0);
+    REQUIRE(has(read_plainly(folder / name / "report.html"), "unroll-results-1"));
+    return std::pair(nlohmann::json::parse(read_plainly(folder / name / "results.json")), run.text);
+  };
+  const auto [task, shown] =
+      results_of(" --task parity --length 6 --seeds 2 --models lstm,transformer", "task");
+  CHECK(task.at("task").at("source") == "parity");
+  CHECK(task.at("settings").at("context") == 6);
+  const nlohmann::json& lengths = task.at("probes").at("lengths");
+  CHECK(lengths.at("trained") == 6);
+  CHECK(lengths.at("points").size() == 2 * 2 * 3);  // models, seeds, lengths
+  CHECK(lengths.at("points").back().at("length") == 24);
+  for (const nlohmann::json& one : lengths.at("baselines")) CHECK(one.at("score") == 0.5);
+  CHECK(has(shown, "accuracy by length (bits), trained up to 6"));
+  CHECK(has(shown, "guessing"));
+  for (const char* name : {"adding", "copy", "selective-copy", "recall", "induction"})
+    results_of(std::string(" --models gru --task ") + name, name);
+
+  const auto text = write_plainly(folder / "text.txt", prose(1500));
+  const auto [k2, table] = results_of(" --k2 2,5 --text" + quoted(text), "k2");
+  const nlohmann::json& truncation = k2.at("probes").at("truncation");
+  CHECK(truncation.at("k1") == 2);
+  REQUIRE(truncation.at("points").size() == 3 * 2);
+  CHECK(truncation.at("points")[1].at("k2") == 5);
+  CHECK(truncation.at("points")[1].at("loss") == k2.at("models")[1].at("best_loss"));
+  CHECK(has(table, "k1 = 2"));
+}
+
 TEST_CASE("train, evaluate, generate, resume", "[slow]") {
   if (!available()) return;
   const TemporaryDirectory folder;
@@ -194,6 +229,16 @@ TEST_CASE("wrong input: a message that names it, a code that is not 0, no files"
   all.push_back({"compare --quick --target b --series" + quoted(series), "x"});
   all.push_back({"compare --quick --target c --series" + quoted(series), "c"});
   all.push_back({"compare --quick --models gru --series" + quoted(large), "column 'b'"});
+  all.push_back({"compare --task juggling", "selective-copy"});
+  all.push_back({"compare --task parity" + text + quoted(good), "excludes"});
+  all.push_back({"compare --task recall --length 17", "from 1 to 16"});
+  all.push_back({"compare --task parity --k2 4", "excludes"});
+  all.push_back({"compare --length 4" + text + quoted(good), "--task"});
+  all.push_back({"compare --k2 4,8,4" + text + quoted(good), "k2 4"});
+  all.push_back({"compare --k2 0" + text + quoted(good), "--k2"});
+  all.push_back({"compare --k2 4 --models transformer" + text + quoted(good), "grows"});
+  all.push_back({"train --k2 4" + text + quoted(good), "--carry-state"});
+  all.push_back({"train --gradient-noise -1" + text + quoted(good), "'-1'"});
   std::string rows = "a,b\n";
   for (int i = 0; i < 300; ++i) rows += "1,2\n";
   const auto brief = write_plainly(folder / "brief.csv", rows);

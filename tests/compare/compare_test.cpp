@@ -3,6 +3,7 @@
 #include <unroll/compare/compare.h>
 #include <unroll/compare/data.h>
 #include <unroll/compare/probes.h>
+#include <unroll/compare/tasks.h>
 #include <unroll/ops/arithmetic.h>
 #include <unroll/ops/reduce.h>
 
@@ -41,7 +42,14 @@ Json results() {
       "streaming": {"points": [{"model": "lstm", "position": 1, "microseconds": 20.0,
                                 "state_bytes": 800}]},
       "adding": {"baseline": 0.16666666666666666,
-                 "points": [{"model": "lstm", "length": 10, "mse": 0.01}]}}
+                 "points": [{"model": "lstm", "length": 10, "mse": 0.01}]},
+      "lengths": {"score": "accuracy", "counts": "bits", "trained": 10, "baseline": "guessing",
+                  "baselines": [{"length": 10, "score": 0.5}],
+                  "points": [{"model": "lstm", "seed": 1, "length": 10, "score": 0.75,
+                              "exact": 0.25, "loss": 0.3},
+                             {"model": "lstm", "seed": 2, "length": 10, "score": 0.85,
+                              "exact": 0.35, "loss": 0.2}]},
+      "truncation": {"k1": 4, "points": [{"model": "lstm", "k2": 16, "loss": 1.75}]}}
   })json");
 }
 
@@ -86,7 +94,7 @@ TEST_CASE("adding batches: two marks, one in each half, and their numbers' sum")
   double sum = 0, error = 0;
   std::int64_t count = 0;
   for (const std::int64_t length : {2, 11, 50}) {
-    const auto [x, y] = adding_batch(length, 400, g);
+    const auto [x, y] = draw_task(long_range_task("adding"), length, 400, g);
     REQUIRE(x.shape() == Shape{length, 400, 2});
     REQUIRE(y.shape() == Shape{400, 1});
     for (std::int64_t b = 0; b < 400; ++b) {
@@ -108,9 +116,10 @@ TEST_CASE("adding batches: two marks, one in each half, and their numbers' sum")
       ++count;
     }
   }
+  const double baseline = long_range_task("adding").baseline(50).score;
   CHECK(sum / static_cast<double>(count) == Approx(1).margin(0.04));
-  CHECK(error / static_cast<double>(count) == Approx(adding_baseline).margin(0.02));
-  CHECK_THROWS_AS(adding_batch(1, 4, g), Error);
+  CHECK(error / static_cast<double>(count) == Approx(baseline).margin(0.02));
+  CHECK_THROWS_AS(draw_task(long_range_task("adding"), 1, 4, g), Error);
 }
 
 TEST_CASE("a small GRU learns to add") {
@@ -124,7 +133,7 @@ TEST_CASE("a small GRU learns to add") {
                                            6, 300, 32, 1e-2, g);
   CHECK(result.length == 6);
   CHECK(result.steps == 300);
-  CHECK(result.mse < adding_baseline / 4);
+  CHECK(result.mse < 1.0 / 24);
   CHECK(!result.curve.empty());
 }
 
@@ -193,7 +202,8 @@ TEST_CASE("measurements that were not finite are gaps, in the file, the tables a
        {"/models/0/best_loss", "/models/0/tokens_per_second", "/models/0/runs/0/best_loss",
         "/models/0/runs/0/curve/0/validation_loss", "/probes/gradient_flow/curves/0/norms/1",
         "/probes/scaling/models/0/time_exponent", "/probes/scaling/models/0/memory_exponent",
-        "/probes/adding/points/0/mse"})
+        "/probes/adding/points/0/mse", "/probes/lengths/points/0/score",
+        "/probes/truncation/points/0/loss"})
     gaps[Json::json_pointer(at)] = std::nan("");
   // As written and as read again.
   for (const Json& one : {gaps, Json::parse(gaps.dump())}) {
@@ -229,7 +239,12 @@ TEST_CASE("results that lack something are a DataError") {
                               "/probes/scaling/models/0/time_exponent",
                               "/probes/scaling/models/0/points/0/bytes",
                               "/probes/streaming/points/0/state_bytes",
-                              "/probes/adding/baseline"}) {
+                              "/probes/adding/baseline",
+                              "/probes/lengths/trained",
+                              "/probes/lengths/baselines/0/score",
+                              "/probes/lengths/points/0/length",
+                              "/probes/truncation/k1",
+                              "/probes/truncation/points/0/k2"}) {
     CAPTURE(pointer);
     const Json::json_pointer at(pointer);
     const auto rejects = [](const Json& damaged) {
@@ -266,6 +281,17 @@ TEST_CASE("the tables of a series show what repeating the last value costs") {
   CHECK(has(tables(series), "repeating the last value: -"));
   series["task"]["persistence_loss"] = "little";
   CHECK_THROWS_AS(tables(series), DataError);
+}
+
+TEST_CASE("scores by length are the mean of the seeds, beside their baseline") {
+  CHECK(has(tables(results()), "0.8000 | 30.0 %"));
+  CHECK(has(tables(results()), "0.5000"));
+  CHECK(has(tables(results()), "k2 16: 1.7500"));
+  Json without = results();
+  without["probes"].erase("lengths");
+  without["probes"].erase("truncation");
+  CHECK(!has(tables(without), "by length (bits)"));
+  CHECK(!has(tables(without), "k2"));
 }
 
 TEST_CASE("results damaged anywhere are drawn or refused") {

@@ -40,6 +40,7 @@ const std::vector<Kind>& kinds() {
       kind<RNN>("RNN", RNNOptions{}),
       kind<LSTM>("LSTM", LSTMOptions{}),
       kind<LSTM>("LSTM with projection", LSTMOptions{.proj_size = 2}),
+      kind<LSTM>("LSTM with layer norm", LSTMOptions{.layer_norm = true}),
       kind<GRU>("GRU", GRUOptions{}),
       kind<GRU>("GRU reset before", GRUOptions{.reset_before = true}),
   };
@@ -105,7 +106,7 @@ TEST_CASE("gradients of a layer's parameters agree with differences") {
           parameter.set_value(moved);
           return loss().item();
         };
-        const double h = 1e-3;
+        const double h = 1e-4;
         const double rough = (at(2 * h) - at(-2 * h)) / (4 * h);
         const double numeric = (4 * (at(h) - at(-h)) / (2 * h) - rough) / 3;
         parameter.set_value(before);

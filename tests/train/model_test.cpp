@@ -130,6 +130,13 @@ TEST_CASE("a malformed model folder is a DataError") {
   with("/model/vocabulary", 0);
   with("/model/positions", "polar");
   with("/model/tied", true);
+  with("/model/layer_norm", 1);
+  with("/model/layer_norm", true);  // whose parameters are not there
+  with("/model/regularization", Json{{"zoneout", 0.1}});
+  with("/model/regularization", Json{{"zoneout_h", "much"}});
+  with("/model/regularization", Json{{"zoneout_h", 1.0}});
+  with("/model/regularization", 0.1);
+  with("/model/regularization", Json::array({0.1}));
   with("/vocabulary", Json::object());
   with("/vocabulary", 5);
   for (const char* text : {"{", "[]", "null", "{}", "{\"format\": \"unroll-model-1\"}"}) {
@@ -145,6 +152,41 @@ TEST_CASE("a malformed model folder is a DataError") {
   CHECK_THROWS_AS(load_model(folder / "nothing"), DataError);
   for (const char* text : {"", "{", "7", "{\"kind\": \"lstm\"}"})
     CHECK_THROWS_AS(config_from_json(text), DataError);
+}
+
+TEST_CASE("a regularised model is saved with what its evaluation needs") {
+  const TemporaryDirectory folder;
+  Generator g(1);
+  ModelConfig config = small(ModelKind::lstm);
+  config.layer_norm = true;
+  config.regularization = {.input_dropout = 0.1, .zoneout_h = 0.2, .zoneout_c = 0.3};
+  const auto model = make_model(config, g);
+  CHECK(static_cast<double>(model->parameter_count()) == parameter_count(config));
+  save_model(folder / "model", config, Vocabulary::characters("abcdefgh"), *model);
+  const LanguageModel loaded = load_model(folder / "model");
+  CHECK(loaded.config.layer_norm);
+  CHECK(to_json(loaded.config) == to_json(config));
+  const Tensor x = Tensor::from<std::int64_t>({1, 5, 2, 7}, {4, 1});
+  model->eval();
+  loaded.model->eval();
+  const Tensor expected = (*model)(x).output;
+  CHECK(same_bits((*loaded.model)(x).output, expected));
+  // Zoneout is part of evaluation.
+  config.regularization = {};
+  const auto without = make_model(config, g);
+  without->load_state_dict(model->state_dict());
+  without->eval();
+  CHECK(!same_bits((*without)(x).output, expected));
+  CHECK(!has(to_json(config), "regularization"));
+
+  for (const ModelKind kind : {ModelKind::rnn, ModelKind::gru, ModelKind::transformer}) {
+    ModelConfig wrong = small(kind);
+    wrong.layer_norm = true;
+    CHECK(has(message_of([&] { make_model(wrong, g); }), "layer_norm"));
+  }
+  ModelConfig wrong = small(ModelKind::transformer);
+  wrong.regularization.zoneout_h = 0.1;
+  CHECK(has(message_of([&] { make_model(wrong, g); }), "dropout alone"));
 }
 
 TEST_CASE("generation: deterministic at temperature 0 and by seed, and what was learned") {

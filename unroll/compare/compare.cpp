@@ -1,4 +1,5 @@
 #include <fmt/format.h>
+#include <unroll/compare/budget.h>
 #include <unroll/compare/compare.h>
 #include <unroll/compare/data.h>
 #include <unroll/compare/machine.h>
@@ -18,52 +19,15 @@ namespace {
 
 using Json = nlohmann::json;
 
-// What a full and a quick comparison spend.
-struct Budget {
-  std::int64_t batch, context, steps, evaluations;
-  int evaluation_batches;
-  std::int64_t flow_steps;
-  std::vector<std::int64_t> scaling_lengths, adding_lengths, stream_positions;
-  double scaling_seconds;
-  std::int64_t adding_steps, adding_parameters;
-};
-
-Budget budget_of(const CompareOptions& o) {
-  if (o.quick)
-    return {.batch = 8,
-            .context = 48,
-            .steps = o.steps != 0 ? o.steps : 60,
-            .evaluations = 6,
-            .evaluation_batches = 4,
-            .flow_steps = 101,
-            .scaling_lengths = {32, 64, 128, 256},
-            .adding_lengths = {10, 30},
-            .stream_positions = {1, 64, 256, 1024},
-            .scaling_seconds = 0.05,
-            .adding_steps = 60,
-            .adding_parameters = 5000};
-  return {.batch = 16,
-          .context = 64,
-          .steps = o.steps != 0 ? o.steps : 600,
-          .evaluations = 20,
-          .evaluation_batches = 16,
-          .flow_steps = 101,
-          .scaling_lengths = {32, 64, 128, 256, 512, 1024},
-          .adding_lengths = {20, 50, 100},
-          .stream_positions = {1, 64, 256, 1024},
-          .scaling_seconds = 0.4,
-          .adding_steps = 600,
-          .adding_parameters = 10'000};
-}
-
 constexpr int transformer_layers = 3;
 
-ModelConfig config_of(const std::string& name, const ModelConfig& base, std::int64_t parameters) {
+ModelConfig config_of(const std::string& name, const ModelConfig& base, std::int64_t parameters,
+                      bool task) {
   ModelConfig config = base;
   config.kind = model_kind(name);
-  config.embedding = 64;
-  config.layers = config.kind == ModelKind::transformer ? transformer_layers : 2;
-  config.heads = 4;
+  config.embedding = task ? 32 : 64;
+  config.layers = config.kind == ModelKind::transformer && !task ? transformer_layers : 2;
+  config.heads = task ? 2 : 4;
   config.positions = Positions::rotary;
   return sized(config, parameters);
 }
@@ -108,68 +72,92 @@ Json flow_json(const std::string& model, const char* when, const GradientFlow& f
   return {{"model", model}, {"when", when}, {"norms", norms}};
 }
 
+// What is trained: a model, and how far back in a stream.
+struct Entry {
+  std::string name;
+  ModelConfig config;
+  std::int64_t k2 = 0;
+};
+
 class Comparison {
  public:
   explicit Comparison(const CompareOptions& options)
-      : options_(options), budget_(budget_of(options)) {
-    if (options.models.empty()) fail("compare", "no models");
-    for (auto name = options.models.begin(); name != options.models.end(); ++name)
-      if (std::find(options.models.begin(), name, *name) != name)
-        fail("compare", fmt::format("model '{}' is named twice", *name));
-    if (options.seeds < 1) fail("compare", fmt::format("{} seeds", options.seeds));
-    if (budget_.steps < 1) fail("compare", fmt::format("{} steps", budget_.steps));
+      : options_(options), budget_((check(options), budget_of(options))) {
+    const bool task = !options.task.empty();
+    if (options_.parameters == 0) options_.parameters = task ? 20'000 : 200'000;
     data_ = load_data(options, budget_.batch, budget_.context, budget_.evaluation_batches,
                       description_);
-    for (const std::string& name : options.models)
-      configs_.push_back(config_of(name, data_.base, options.parameters));
+    plain_ = data_.exact == nullptr && options.k2.empty();
+    for (const std::string& name : options.models) {
+      const ModelConfig config = config_of(name, data_.base, options_.parameters, task);
+      if (!options.k2.empty() && !make_model(config)->constant_state())
+        fail("compare",
+             fmt::format("the state of a {} grows with the stream: k2 cannot cut it", name),
+             "Name recurrent models, as --models rnn,lstm,gru");
+      if (options.k2.empty()) entries_.push_back({name, config});
+      for (std::int64_t k2 : options.k2)
+        entries_.push_back({fmt::format("{} k2 {}", name, k2), config, k2});
+    }
   }
 
   Json operator()() {
     const InterruptGuard interrupt;
     set_threads(options_.threads);
-    const double models = static_cast<double>(configs_.size());
+    const double models = static_cast<double>(entries_.size());
     const double train_weight = options_.seconds > 0 ? options_.seconds : 15;
-    Whole whole(models * (train_weight * options_.seeds + 5 + 1 + 12));
+    Whole whole(models * (train_weight * options_.seeds + (plain_ ? 5 + 1 + 12 : 0)));
     Json result{{"format", "unroll-results-1"},
                 {"machine", machine_description(options_.threads)},
                 {"task", description_},
                 {"settings", settings()},
                 {"models", Json::array()}};
-    Json flows = Json::array(), streaming = Json::array(), scaling = Json::array(),
-         adding = Json::array();
-    for (std::size_t m = 0; m < configs_.size(); ++m) {
-      const std::string& name = options_.models[m];
+    Json flows = Json::array(), streaming = Json::array(), scores = Json::array(),
+         truncation = Json::array();
+    for (const Entry& entry : entries_) {
       Json runs = Json::array();
       std::unique_ptr<SequenceModel> model;
       for (int seed = 1; seed <= options_.seeds; ++seed) {
-        whole.part("training " + name, train_weight);
-        runs.push_back(run(name, configs_[m], seed, whole, flows, model));
+        whole.part("training " + entry.name, train_weight);
+        runs.push_back(run(entry, seed, whole, flows, model));
+        if (data_.exact != nullptr) add_scores(entry.name, seed, *model, scores);
       }
-      result["models"].push_back(model_json(name, configs_[m], *model, runs));
-      whole.part("streaming " + name, 1);
+      result["models"].push_back(model_json(entry, *model, runs));
+      if (entry.k2 > 0)
+        truncation.push_back({{"model", to_string(entry.config.kind)},
+                              {"k2", entry.k2},
+                              {"loss", result["models"].back().at("best_loss")}});
+      if (!plain_) continue;
+      whole.part("streaming " + entry.name, 1);
       Generator generator(11);
       for (const StreamingPoint& p :
-           measure_streaming(*model, configs_[m], budget_.stream_positions, generator))
-        streaming.push_back({{"model", name},
+           measure_streaming(*model, entry.config, budget_.stream_positions, generator))
+        streaming.push_back({{"model", entry.name},
                              {"position", p.position},
                              {"microseconds", p.microseconds},
                              {"state_bytes", p.state_bytes}});
     }
-    for (std::size_t m = 0; m < configs_.size(); ++m) {
-      whole.part("scaling " + options_.models[m], 5);
-      scaling.push_back(scaling_json(options_.models[m], configs_[m]));
+    Json scaling = Json::array(), adding = Json::array();
+    if (plain_) {
+      for (const Entry& entry : entries_) {
+        whole.part("scaling " + entry.name, 5);
+        scaling.push_back(scaling_json(entry.name, entry.config));
+      }
+      for (const Entry& entry : entries_) {
+        whole.part("adding problem " + entry.name, 12);
+        adding_points(entry.name, entry.config, whole, adding);
+      }
+      Generator generator(13);
+      flows.push_back(flow_json("linear", "theory 0.8^k",
+                                linear_gradient_flow(0.8, budget_.flow_steps, 64, generator)));
     }
-    for (std::size_t m = 0; m < configs_.size(); ++m) {
-      whole.part("adding problem " + options_.models[m], 12);
-      adding_points(options_.models[m], configs_[m], whole, adding);
-    }
-    Generator generator(13);
-    flows.push_back(flow_json("linear", "theory 0.8^k",
-                              linear_gradient_flow(0.8, budget_.flow_steps, 64, generator)));
+    const double adding_baseline = long_range_task("adding").baseline(0).score;
     result["probes"] = {{"gradient_flow", {{"steps", budget_.flow_steps}, {"curves", flows}}},
                         {"scaling", {{"batch", scaling_batch}, {"models", scaling}}},
                         {"streaming", {{"points", streaming}}},
                         {"adding", {{"baseline", adding_baseline}, {"points", adding}}}};
+    if (data_.exact != nullptr) result["probes"]["lengths"] = lengths_json(scores);
+    if (!options_.k2.empty())
+      result["probes"]["truncation"] = {{"k1", shortest_reach(options_)}, {"points", truncation}};
     return result;
   }
 
@@ -177,12 +165,40 @@ class Comparison {
   static constexpr std::int64_t scaling_batch = 4;
   static constexpr double learning_rate = 3e-3;
 
+  static void check(const CompareOptions& o) {
+    if (o.models.empty()) fail("compare", "no models");
+    for (auto name = o.models.begin(); name != o.models.end(); ++name)
+      if (std::find(o.models.begin(), name, *name) != name)
+        fail("compare", fmt::format("model '{}' is named twice", *name));
+    if (o.seeds < 1) fail("compare", fmt::format("{} seeds", o.seeds));
+    if (o.steps < 0) fail("compare", fmt::format("{} steps", o.steps));
+    if (o.length != 0 && o.task.empty()) fail("compare", "a length is that of a task");
+    if (o.k2.empty()) return;
+    if (!o.task.empty() || !o.series.empty())
+      fail("compare", "k2 is measured on a text, which is read as a stream");
+    for (auto one = o.k2.begin(); one != o.k2.end(); ++one)
+      if (*one < 1 || std::find(o.k2.begin(), one, *one) != one)
+        fail("compare", fmt::format("k2 {}", *one), "Name each number of steps once, 1 or more");
+  }
+
   Json settings() const {
-    return {{"parameters", options_.parameters}, {"batch", budget_.batch},
-            {"context", budget_.context},        {"steps", budget_.steps},
-            {"seconds", options_.seconds},       {"seeds", options_.seeds},
-            {"threads", options_.threads},       {"quick", options_.quick},
+    return {{"parameters", options_.parameters},
+            {"batch", budget_.batch},
+            {"context", context()},
+            {"steps", budget_.steps},
+            {"seconds", options_.seconds},
+            {"seeds", options_.seeds},
+            {"threads", options_.threads},
+            {"quick", options_.quick},
             {"learning_rate", learning_rate}};
+  }
+
+  // Steps of a training batch, at the most.
+  std::int64_t context() const {
+    if (!options_.k2.empty()) return shortest_reach(options_);
+    if (data_.exact == nullptr) return budget_.context;
+    Generator generator;
+    return draw_task(*data_.exact, data_.length, 1, generator).x.size(0);
   }
 
   GradientFlow flow(SequenceModel& model) const {
@@ -195,25 +211,29 @@ class Comparison {
                                   description_.at("validation_tokens").get<std::int64_t>() - 1);
   }
 
-  Json run(const std::string& name, const ModelConfig& config, int seed, Whole& whole, Json& flows,
+  Json run(const Entry& entry, int seed, Whole& whole, Json& flows,
            std::unique_ptr<SequenceModel>& model) const {
     Generator initial(static_cast<std::uint64_t>(seed));
-    model = make_model(config, initial);
-    if (seed == 1) flows.push_back(flow_json(name, "initial", flow(*model)));
+    model = make_model(entry.config, initial);
+    if (plain_ && seed == 1) flows.push_back(flow_json(entry.name, "initial", flow(*model)));
+    // A task draws new sequences without end: there is nothing to keep a model from.
     AdamW optimizer(decay_groups(model->named_parameters()),
-                    {.learning_rate = learning_rate, .betas = {0.9, 0.99}, .weight_decay = 0.1});
+                    {.learning_rate = learning_rate,
+                     .betas = {0.9, 0.99},
+                     .weight_decay = data_.exact != nullptr ? 0.0 : 0.1});
     // The same batches for every model: their generator depends on the seed alone.
     Generator batches(static_cast<std::uint64_t>(1000 + seed));
-    TrainTask task = data_.task;
+    TrainTask task = entry.k2 > 0 ? data_.stream(shortest_reach(options_)) : data_.task;
+    task.k2 = entry.k2;
     std::int64_t drawn = 0;
     const auto start = Clock::now();
     double evaluating = 0;  // which options.seconds does not count
-    task.next = [&](Generator& g) {
+    task.next = [&, next = task.next](Generator& g) {
       whole.update(options_.seconds > 0
                        ? (seconds_since(start) - evaluating) / options_.seconds
                        : static_cast<double>(drawn) / static_cast<double>(budget_.steps));
       ++drawn;
-      return data_.task.next(g);
+      return next(g);
     };
     task.evaluate = [&](SequenceModel& m) {
       const auto from = Clock::now();
@@ -237,7 +257,7 @@ class Comparison {
                .evaluate_every = std::max<std::int64_t>(1, budget_.steps / budget_.evaluations),
                .label = ""});
     if (trained.interrupted) fail("compare", "interrupted");
-    if (seed == 1) flows.push_back(flow_json(name, "trained", flow(*model)));
+    if (plain_ && seed == 1) flows.push_back(flow_json(entry.name, "trained", flow(*model)));
     return {{"seed", seed},
             {"steps", trained.steps},
             {"tokens", trained.tokens},
@@ -248,8 +268,40 @@ class Comparison {
             {"curve", curve_json(trained.curve)}};
   }
 
-  static Json model_json(const std::string& name, const ModelConfig& config,
-                         const SequenceModel& model, const Json& runs) {
+  // At the trained length and beyond, on the same sequences for all models.
+  void add_scores(const std::string& name, int seed, SequenceModel& model, Json& points) const {
+    for (const std::int64_t length : score_lengths()) {
+      Generator generator(29);
+      const TaskScore score = score_task(model, *data_.exact, length, 8, 64, generator);
+      points.push_back({{"model", name},
+                        {"seed", seed},
+                        {"length", length},
+                        {"score", number(score.score)},
+                        {"exact", score.exact},
+                        {"loss", number(score.loss)}});
+    }
+  }
+
+  std::vector<std::int64_t> score_lengths() const {
+    std::vector<std::int64_t> lengths;
+    for (const std::int64_t times : {1, 2, 4})
+      if (data_.length * times <= data_.exact->longest) lengths.push_back(data_.length * times);
+    return lengths;
+  }
+
+  Json lengths_json(const Json& points) const {
+    Json baselines = Json::array();
+    for (const std::int64_t length : score_lengths())
+      baselines.push_back({{"length", length}, {"score", data_.exact->baseline(length).score}});
+    return {{"score", data_.exact->real() ? "mean squared error" : "accuracy"},
+            {"counts", data_.exact->length_counts},
+            {"trained", data_.length},
+            {"baseline", data_.exact->knows_not},
+            {"baselines", baselines},
+            {"points", points}};
+  }
+
+  static Json model_json(const Entry& entry, const SequenceModel& model, const Json& runs) {
     double best = 0, rate = 0;
     std::int64_t peak = 0;
     for (const Json& one : runs) {
@@ -258,10 +310,10 @@ class Comparison {
       peak = std::max(peak, one.at("peak_bytes").get<std::int64_t>());
     }
     const auto n = static_cast<double>(runs.size());
-    return {{"name", name},
+    return {{"name", entry.name},
             {"parameters", model.parameter_count()},
-            {"hidden", config.hidden},
-            {"layers", config.layers},
+            {"hidden", entry.config.hidden},
+            {"layers", entry.config.layers},
             {"best_loss", number(best / n)},
             {"tokens_per_second", number(rate / n)},
             {"peak_training_bytes", peak},
@@ -314,7 +366,8 @@ class Comparison {
   Budget budget_;
   Json description_;
   CompareData data_;
-  std::vector<ModelConfig> configs_;
+  bool plain_ = true;  // on data, with all probes
+  std::vector<Entry> entries_;
 };
 
 }  // namespace

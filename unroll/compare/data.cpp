@@ -76,6 +76,14 @@ CompareData text_data(const CompareOptions& options, std::int64_t batch, std::in
     for (std::int64_t& one : target.mutable_data<std::int64_t>()) one = symbol;
     return cross_entropy(last, target);
   };
+  result.stream = [data, batch, task = result.task](std::int64_t steps) {
+    const auto windows = std::make_shared<ContiguousWindows>(data->train, batch, steps);
+    TrainTask stream = task;
+    stream.next = [windows](Generator&) { return windows->next(); };
+    stream.at_start = [windows] { return windows->at_start(); };
+    stream.carry_state = true;
+    return stream;
+  };
   result.metric = "nats per character";
   result.uniform_loss = std::log(static_cast<double>(vocabulary.size()));
   description = {{"kind", "text"},
@@ -140,13 +148,38 @@ CompareData series_data(const CompareOptions& options, std::int64_t batch, std::
   return result;
 }
 
+CompareData task_data(const CompareOptions& options, std::int64_t batch, int evaluation_batches,
+                      Json& description) {
+  const LongRangeTask& task = long_range_task(options.task);
+  const std::int64_t length = options.length > 0 ? options.length : task.length;
+  CompareData result;
+  result.task = train_task(task, length, batch, evaluation_batches);
+  result.exact = &task;
+  result.length = length;
+  result.base.vocabulary = task.vocabulary;
+  result.base.features = task.features;
+  result.base.outputs = task.outputs;
+  result.metric = task.real() ? "mean squared error" : "nats per answer";
+  result.uniform_loss = task.baseline(length).loss;
+  description = {{"kind", "task"},
+                 {"source", task.name},
+                 {"summary", task.summary},
+                 {"origin", task.source},
+                 {"length", length},
+                 {"length_counts", task.length_counts},
+                 {"knows_not", task.knows_not}};
+  return result;
+}
+
 }  // namespace
 
 CompareData load_data(const CompareOptions& options, std::int64_t batch, std::int64_t context,
                       int evaluation_batches, Json& description) {
-  if (!options.text.empty() && !options.series.empty())
-    fail("compare", "give a text or a series, not both");
-  CompareData data = options.series.empty()
+  if (!options.text.empty() + !options.series.empty() + !options.task.empty() > 1)
+    fail("compare", "give one of a text, a series and a task");
+  CompareData data = !options.task.empty()
+                         ? task_data(options, batch, evaluation_batches, description)
+                     : options.series.empty()
                          ? text_data(options, batch, context, evaluation_batches, description)
                          : series_data(options, batch, context, evaluation_batches, description);
   description["metric"] = data.metric;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <unroll/compare/compare.h>
+#include <unroll/compare/tasks.h>
 #include <unroll/train/trainer.h>
 
 #include <memory>
@@ -15,8 +16,12 @@ struct CompareData {
   /// Held-out inputs [steps, batch(, F)] and the loss of the last output, for gradient flow.
   std::function<Tensor(std::int64_t steps, std::int64_t batch, Generator&)> held_out;
   std::function<Tensor(const Tensor& last)> last_loss;
-  std::string metric;           ///< "nats per character", "mean squared error, standardised"
-  double uniform_loss = 0;      ///< of knowing nothing: log of the vocabulary; the variance
+  std::string metric;       ///< "nats per character", "mean squared error, standardised"
+  double uniform_loss = 0;  ///< of knowing nothing: log of the vocabulary; the variance
+  const LongRangeTask* exact = nullptr;  ///< the synthetic task that this is
+  std::int64_t length = 0;               ///< that it is trained up to
+  /// A text read on and on, `steps` at a time, by as many readers as there are in a batch.
+  std::function<TrainTask(std::int64_t steps)> stream;
   std::shared_ptr<void> owner;  ///< keeps what the functions refer to
 };
 

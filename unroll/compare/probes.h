@@ -59,14 +59,7 @@ std::vector<StreamingPoint> measure_streaming(SequenceModel& model, const ModelC
                                               std::span<const std::int64_t> positions,
                                               Generator& generator);
 
-// --- The adding problem: a long-range task with a known answer.
-
-/// x [T, B, 2]: a number in [0, 1) and a mark, which is 1 at one place in each half; y [B, 1] is
-/// the sum of the two marked numbers (Hochreiter, Schmidhuber, 1997, 5.4). Predicting 1 always has
-/// a mean squared error of 1/6.
-std::pair<Tensor, Tensor> adding_batch(std::int64_t length, std::int64_t batch,
-                                       Generator& generator);
-inline constexpr double adding_baseline = 1.0 / 6.0;
+// --- The adding problem, the long-range task (tasks.h) that every comparison measures.
 
 struct AddingResult {
   std::int64_t length = 0;
@@ -75,6 +68,7 @@ struct AddingResult {
   std::vector<std::pair<std::int64_t, double>> curve =
       {};  ///< step, mean training error since the last
 };
+/// Throws Error where it is interrupted.
 AddingResult train_adding(ModelConfig config, std::int64_t length, std::int64_t steps,
                           std::int64_t batch, double learning_rate, Generator& generator,
                           const OnProgress& progress = {});

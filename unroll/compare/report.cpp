@@ -31,6 +31,20 @@ void check_measured(const Json& json) {
   if (!json.is_null()) json.get<double>();
 }
 
+void check_lengths(const Json& lengths) {
+  for (const char* key : {"score", "counts", "baseline"}) lengths.at(key).get<std::string>();
+  lengths.at("trained").get<std::int64_t>();
+  for (const Json& b : list(lengths.at("baselines"))) {
+    b.at("length").get<std::int64_t>();
+    b.at("score").get<double>();
+  }
+  for (const Json& p : list(lengths.at("points"))) {
+    p.at("model").get<std::string>();
+    p.at("length").get<std::int64_t>();
+    for (const char* key : {"score", "exact", "loss"}) check_measured(p.at(key));
+  }
+}
+
 // JSON inside a <script>: a "</script>" in a file's name must not end it.
 std::string embeddable(const Json& json) {
   std::string text = json.dump();
@@ -81,6 +95,15 @@ void check_results(const Json& results) {
       p.at("model").get<std::string>();
       for (const char* key : {"position", "microseconds", "state_bytes"}) p.at(key).get<double>();
     }
+    if (probes.contains("lengths")) check_lengths(probes.at("lengths"));
+    if (probes.contains("truncation")) {
+      probes.at("truncation").at("k1").get<std::int64_t>();
+      for (const Json& p : list(probes.at("truncation").at("points"))) {
+        p.at("model").get<std::string>();
+        p.at("k2").get<std::int64_t>();
+        check_measured(p.at("loss"));
+      }
+    }
     probes.at("adding").at("baseline").get<double>();
     for (const Json& p : list(probes.at("adding").at("points"))) {
       p.at("model").get<std::string>();
@@ -99,6 +122,7 @@ std::string report(const Json& results) {
   replace_all(page, "/*{{report.css}}*/", asset("report.css"));
   replace_all(page, "/*{{chart.js}}*/", asset("chart.js"));
   replace_all(page, "/*{{report.js}}*/", asset("report.js"));
+  replace_all(page, "/*{{report_tasks.js}}*/", asset("report_tasks.js"));
   replace_all(page, "\"{{results}}\"", embeddable(results));
   return page;
 }

@@ -119,12 +119,69 @@ std::string adding_table(const Json& r) {
   return text + "\n";
 }
 
+// The mean over the seeds, by model and length.
+std::string lengths_table(const Json& r) {
+  const Json& probe = r.at("probes").at("lengths");
+  std::string text = fmt::format(
+      "{} by length ({}), trained up to {}\n{:<13}", probe.at("score").get<std::string>(),
+      probe.at("counts").get<std::string>(), probe.at("trained").get<std::int64_t>(), "model");
+  for (const Json& b : probe.at("baselines"))
+    text += fmt::format("{:>18}", fmt::format("{} | exact", b.at("length").get<std::int64_t>()));
+  text += '\n';
+  for (const Json& m : r.at("models")) {
+    text += fmt::format("{:<13}", m.at("name").get<std::string>());
+    for (const Json& b : probe.at("baselines")) {
+      double score = 0, exact = 0, count = 0;
+      for (const Json& p : probe.at("points"))
+        if (p.at("model") == m.at("name") && p.at("length") == b.at("length")) {
+          score += measured(p.at("score"));
+          exact += measured(p.at("exact"));
+          ++count;
+        }
+      text += fmt::format("{:>18}", fmt::format("{} | {}", real(score / count, 4),
+                                                real(100 * exact / count, 1) + " %"));
+    }
+    text += '\n';
+  }
+  text += fmt::format("{:<13}", "baseline");
+  for (const Json& b : probe.at("baselines"))
+    text += fmt::format("{:>9.4f}{:>9}", b.at("score").get<double>(), "");
+  return text + fmt::format(" ({})\n", probe.at("baseline").get<std::string>());
+}
+
+std::string truncation_table(const Json& r) {
+  const Json& probe = r.at("probes").at("truncation");
+  std::string text = fmt::format(
+      "Truncated back-propagation: best loss by k2, a gradient step every k1 = {} steps\n",
+      probe.at("k1").get<std::int64_t>());
+  std::string model;
+  for (const Json& p : probe.at("points")) {
+    if (p.at("model") != model) {
+      model = p.at("model");
+      text += fmt::format("{}{:<13}", text.back() == '\n' ? "" : "\n", model);
+    }
+    text += fmt::format(
+        "{:>18}", fmt::format("k2 {}: {}", p.at("k2").get<std::int64_t>(), real(p.at("loss"), 4)));
+  }
+  return text + "\n";
+}
+
 }  // namespace
 
 std::string tables(const Json& results) {
   check_results(results);
-  return training_table(results) + "\n" + flow_table(results) + "\n" + scaling_table(results) +
-         "\n" + streaming_table(results) + "\n" + adding_table(results);
+  const Json& probes = results.at("probes");
+  std::string text = training_table(results);
+  const auto append = [&](bool there, std::string (*table)(const Json&)) {
+    if (there) text.append("\n").append(table(results));
+  };
+  append(!probes.at("gradient_flow").at("curves").empty(), flow_table);
+  append(!probes.at("scaling").at("models").empty(), scaling_table);
+  append(!probes.at("streaming").at("points").empty(), streaming_table);
+  append(!probes.at("adding").at("points").empty(), adding_table);
+  append(probes.contains("lengths"), lengths_table);
+  append(probes.contains("truncation"), truncation_table);
+  return text;
 }
 
 }  // namespace unroll

@@ -2,6 +2,7 @@
 #include <unroll/layers/cells.h>
 #include <unroll/ops/index.h>
 #include <unroll/ops/matmul.h>
+#include <unroll/ops/norm.h>
 #include <unroll/ops/pointwise.h>
 
 #include <cmath>
@@ -24,15 +25,49 @@ Tensor or_none(const Parameter& parameter) {
   return parameter.defined() ? Tensor(parameter) : Tensor();
 }
 
+// c' = sigmoid(f) c + sigmoid(i) tanh(g), and a mask of what is added.
+template <class Gate>
+Tensor taken_in(const Gate& i, const Gate& f, const Gate& g, const Tensor& c, const Tensor& mask) {
+  if (!mask.defined())
+    return pointwise(
+        "lstm_cell",
+        [](auto i, auto f, auto g, auto c0) { return sigmoid(f) * c0 + sigmoid(i) * tanh(g); }, i,
+        f, g, c);
+  return pointwise(
+      "lstm_cell_masked",
+      [](auto i, auto f, auto g, auto c0, auto m) {
+        return sigmoid(f) * c0 + sigmoid(i) * tanh(g) * m;
+      },
+      i, f, g, c, mask);
+}
+
+// What the product of a step takes: h and its weight, with what masks make of them.
+struct Recurrent {
+  Tensor h, weight;
+  Recurrent(const Tensor& state, const Parameter& own, const StepMasks& masks)
+      : h(masks.hidden.defined() ? state * masks.hidden : state),
+        weight(masks.weight_hh.defined() ? masks.weight_hh : Tensor(own)) {}
+};
+
+Tensor joined_bias(const Parameter& bias_ih, const Parameter& bias_hh) {
+  return bias_ih.defined() ? Tensor(bias_ih) + Tensor(bias_hh) : Tensor();
+}
+
 // W_ih x + b_ih + W_hh h + b_hh, the first half apart so that scan can take it out of the loop.
-Tensor gates(const Tensor& x, const Tensor& h, const Parameter& weight_ih,
-             const Parameter& weight_hh, const Parameter& bias_ih, const Parameter& bias_hh) {
-  const Tensor bias = bias_ih.defined() ? Tensor(bias_ih) + Tensor(bias_hh) : Tensor();
-  const Tensor from_x = linear(x, weight_ih, bias);
-  return matmul(h, weight_hh, {.transpose_b = true, .add = from_x});
+Tensor gates(const Tensor& x, const Recurrent& past, const Parameter& weight_ih,
+             const Parameter& bias_ih, const Parameter& bias_hh) {
+  const Tensor from_x = linear(x, weight_ih, joined_bias(bias_ih, bias_hh));
+  return matmul(past.h, past.weight, {.transpose_b = true, .add = from_x});
 }
 
 }  // namespace
+
+Output RecurrentCell::masked(const Tensor& x, const State& state, const StepMasks& masks) const {
+  if (masks.weight_hh.defined() || masks.hidden.defined() || masks.update.defined())
+    fail("recurrent", fmt::format("a {} has no place for masks", describe()),
+         "Override masked() beside operator()");
+  return (*this)(x, state);
+}
 
 RNNCell::RNNCell(const RNNCellOptions& options, GeneratorRef generator) : options_(options) {
   const std::int64_t h = options.hidden_size;
@@ -49,8 +84,12 @@ RNNCell::RNNCell(const RNNCellOptions& options, GeneratorRef generator) : option
   add("bias_hh", bias_hh);
 }
 
-Output RNNCell::operator()(const Tensor& x, const State& state) const {
-  const Tensor sum = gates(x, state[0], weight_ih, weight_hh, bias_ih, bias_hh);
+Output RNNCell::masked(const Tensor& x, const State& state, const StepMasks& masks) const {
+  if (masks.update.defined())
+    fail("RNNCell", "what it takes in is its whole state, not an update of it",
+         "update_dropout is for LSTM and GRU");
+  const Recurrent past(state[0], weight_hh, masks);
+  const Tensor sum = gates(x, past, weight_ih, bias_ih, bias_hh);
   const Tensor h = options_.relu ? relu(sum) : tanh(sum);
   return {h, {h}};
 }
@@ -88,17 +127,47 @@ LSTMCell::LSTMCell(const LSTMCellOptions& options, GeneratorRef generator) : opt
   add("bias_ih", bias_ih);
   add("bias_hh", bias_hh);
   add("weight_hr", weight_hr);
+  if (options.layer_norm) {
+    norm_ih = Parameter(Tensor::full({4 * h}, 1));
+    norm_hh = Parameter(Tensor::full({4 * h}, 1));
+    norm_c = Parameter(Tensor::full({h}, 1));
+    norm_c_bias = Parameter(Tensor::zeros({h}));
+  }
+  add("norm_ih", norm_ih);
+  add("norm_hh", norm_hh);
+  add("norm_c", norm_c);
+  add("norm_c_bias", norm_c_bias);
 }
 
-Output LSTMCell::operator()(const Tensor& x, const State& state) const {
-  const auto [i, f, g, o] = chunk<4>(gates(x, state[0], weight_ih, weight_hh, bias_ih, bias_hh));
-  const auto [h, c] = pointwise(
-      "lstm",
-      [](auto i, auto f, auto g, auto o, auto c0) {
-        const auto c = sigmoid(f) * c0 + sigmoid(i) * tanh(g);
-        return std::tuple{sigmoid(o) * tanh(c), c};
-      },
-      i, f, g, o, state[1]);
+Output LSTMCell::masked(const Tensor& x, const State& state, const StepMasks& masks) const {
+  const Recurrent past(state[0], weight_hh, masks);
+  std::array<Tensor, 2> next;
+  if (options_.layer_norm) {
+    Tensor from_x = layer_norm(linear(x, weight_ih), norm_ih);
+    if (bias_ih.defined()) from_x = from_x + joined_bias(bias_ih, bias_hh);
+    const Tensor from_h = layer_norm(matmul(past.h, past.weight, {.transpose_b = true}), norm_hh);
+    const auto [i, f, g, o] = chunk<4>(from_x + from_h);
+    next[1] = taken_in(i, f, g, state[1], masks.update);
+    next[0] = pointwise(
+        "lstm_output", [](auto o, auto c) { return sigmoid(o) * tanh(c); }, o,
+        layer_norm(next[1], norm_c, norm_c_bias));
+  } else {
+    const auto [i, f, g, o] = chunk<4>(gates(x, past, weight_ih, bias_ih, bias_hh));
+    if (masks.update.defined()) {
+      next[1] = taken_in(i, f, g, state[1], masks.update);
+      next[0] = pointwise(
+          "lstm_output", [](auto o, auto c) { return sigmoid(o) * tanh(c); }, o, next[1]);
+    } else {
+      next = pointwise(
+          "lstm",
+          [](auto i, auto f, auto g, auto o, auto c0) {
+            const auto c = sigmoid(f) * c0 + sigmoid(i) * tanh(g);
+            return std::tuple{sigmoid(o) * tanh(c), c};
+          },
+          i, f, g, o, state[1]);
+    }
+  }
+  const auto& [h, c] = next;
   const Tensor output = weight_hr.defined() ? linear(h, weight_hr) : h;
   return {output, {output, c}};
 }
@@ -128,12 +197,25 @@ GRUCell::GRUCell(const GRUCellOptions& options, GeneratorRef generator) : option
   add("bias_hh", bias_hh);
 }
 
-Output GRUCell::operator()(const Tensor& x, const State& state) const {
+Output GRUCell::masked(const Tensor& x, const State& state, const StepMasks& masks) const {
+  const Recurrent past(state[0], weight_hh, masks);
   const Tensor& h = state[0];
   const Tensor from_x = linear(x, weight_ih, or_none(bias_ih));
   if (!options_.reset_before) {
     const auto [xr, xz, xn] = chunk<3>(from_x);
-    const auto [hr, hz, hn] = chunk<3>(linear(h, weight_hh, or_none(bias_hh)));
+    const auto [hr, hz, hn] = chunk<3>(linear(past.h, past.weight, or_none(bias_hh)));
+    if (masks.update.defined()) {
+      const Tensor next = pointwise(
+          "gru_masked",
+          [](auto xr, auto xz, auto xn, auto hr, auto hz, auto hn, auto h, auto mask) {
+            const auto r = sigmoid(xr + hr);
+            const auto z = sigmoid(xz + hz);
+            const auto n = mask * tanh(xn + r * hn);
+            return n + z * (h - n);
+          },
+          xr, xz, xn, hr, hz, hn, h, masks.update);
+      return {next, {next}};
+    }
     const Tensor next = pointwise(
         "gru",
         [](auto xr, auto xz, auto xn, auto hr, auto hz, auto hn, auto h) {
@@ -146,7 +228,7 @@ Output GRUCell::operator()(const Tensor& x, const State& state) const {
     return {next, {next}};
   }
   const std::int64_t size = options_.hidden_size;
-  const Tensor weight = weight_hh;
+  const Tensor& weight = past.weight;
   const Tensor rz_weight = slice(weight, 0, 0, 2 * size);
   const Tensor n_weight = slice(weight, 0, 2 * size, 3 * size);
   Tensor rz_bias, n_bias;
@@ -155,10 +237,15 @@ Output GRUCell::operator()(const Tensor& x, const State& state) const {
     n_bias = slice(bias_hh, 0, 2 * size, 3 * size);
   }
   const Tensor x_rz = slice(from_x, -1, 0, 2 * size), x_n = slice(from_x, -1, 2 * size, 3 * size);
-  Tensor h_rz = linear(h, rz_weight, rz_bias);
+  Tensor h_rz = linear(past.h, rz_weight, rz_bias);
   const auto [r, z] = chunk<2>(sigmoid(x_rz + h_rz));
-  const Tensor reset = Tensor(r) * h;
+  const Tensor reset = Tensor(r) * past.h;
   const Tensor h_n = linear(reset, n_weight, n_bias);
+  if (masks.update.defined()) {
+    const Tensor n = tanh(x_n + h_n) * masks.update;
+    const Tensor next = n + Tensor(z) * (h - n);
+    return {next, {next}};
+  }
   const Tensor next = pointwise(
       "gru",
       [](auto xn, auto hn, auto z, auto h) {

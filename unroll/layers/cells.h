@@ -7,12 +7,24 @@
 
 namespace unroll {
 
+/// What regularisation puts into one step of a cell; undefined tensors change nothing.
+struct StepMasks {
+  Tensor weight_hh = {};  ///< in place of the cell's own
+  Tensor hidden = {};     ///< [B, out], a factor of h on its way into the product
+  Tensor update = {};     ///< [B, hidden], a factor of what a gated cell takes in (g or n)
+};
+
 /// One step of a recurrent layer. A user's cell derives from this, or is any callable
 /// (x, state) -> Output; all go through the same scan().
 class RecurrentCell : public Module {
  public:
   /// x [B, input], state as initial_state() has it -> output [B, out] and the next state.
   virtual Output operator()(const Tensor& x, const State& state) const = 0;
+  /// The same step with masks. Throws Error for a mask that the cell has no place for, which for a
+  /// cell that does not say otherwise is any.
+  virtual Output masked(const Tensor& x, const State& state, const StepMasks& masks) const;
+  /// Of h in the product; undefined for a cell that has no such weight.
+  virtual Parameter recurrent_weight() const { return {}; }
   /// Zeros.
   virtual State initial_state(std::int64_t batch, DType dtype) const = 0;
   virtual std::int64_t output_size() const = 0;
@@ -30,7 +42,11 @@ class RNNCell : public RecurrentCell {
  public:
   Parameter weight_ih, weight_hh, bias_ih, bias_hh;
   explicit RNNCell(const RNNCellOptions& options, GeneratorRef generator = {});
-  Output operator()(const Tensor& x, const State& state) const override;
+  Output operator()(const Tensor& x, const State& state) const override {
+    return masked(x, state, {});
+  }
+  Output masked(const Tensor& x, const State& state, const StepMasks& masks) const override;
+  Parameter recurrent_weight() const override { return weight_hh; }
   State initial_state(std::int64_t batch, DType dtype) const override;
   std::int64_t output_size() const override { return options_.hidden_size; }
   std::string describe() const override;
@@ -48,15 +64,26 @@ struct LSTMCellOptions {
   /// Initial bias of the forget gate, in b_ih alone, so that it is not counted twice (Jozefowicz
   /// et al., 2015, advise 1). NaN: uniform like the rest, as in PyTorch.
   double forget_bias = std::numeric_limits<double>::quiet_NaN();
+  /// Normalises the two products and c', see below.
+  bool layer_norm = false;
 };
 
 /// c' = sigmoid(f) c + sigmoid(i) tanh(g), h' = sigmoid(o) tanh(c'), gates in PyTorch's order
 /// i, f, g, o (Hochreiter, Schmidhuber, 1997; forget gate: Gers et al., 2000). State {h, c}.
+///
+/// With layer_norm (Ba, Kiros, Hinton, "Layer normalization", 2016, equations 20 to 22) the gates
+/// are LN(W_ih x) * norm_ih + LN(W_hh h) * norm_hh + b, where b = b_ih + b_hh stands for both
+/// norms' shifts too, and h' = sigmoid(o) tanh(LN(c') * norm_c + norm_c_bias).
 class LSTMCell : public RecurrentCell {
  public:
   Parameter weight_ih, weight_hh, bias_ih, bias_hh, weight_hr;
+  Parameter norm_ih, norm_hh, norm_c, norm_c_bias;  ///< [4H], [4H], [H], [H], with layer_norm only
   explicit LSTMCell(const LSTMCellOptions& options, GeneratorRef generator = {});
-  Output operator()(const Tensor& x, const State& state) const override;
+  Output operator()(const Tensor& x, const State& state) const override {
+    return masked(x, state, {});
+  }
+  Output masked(const Tensor& x, const State& state, const StepMasks& masks) const override;
+  Parameter recurrent_weight() const override { return weight_hh; }
   State initial_state(std::int64_t batch, DType dtype) const override;
   std::int64_t output_size() const override {
     return options_.proj_size > 0 ? options_.proj_size : options_.hidden_size;
@@ -82,7 +109,11 @@ class GRUCell : public RecurrentCell {
  public:
   Parameter weight_ih, weight_hh, bias_ih, bias_hh;
   explicit GRUCell(const GRUCellOptions& options, GeneratorRef generator = {});
-  Output operator()(const Tensor& x, const State& state) const override;
+  Output operator()(const Tensor& x, const State& state) const override {
+    return masked(x, state, {});
+  }
+  Output masked(const Tensor& x, const State& state, const StepMasks& masks) const override;
+  Parameter recurrent_weight() const override { return weight_hh; }
   State initial_state(std::int64_t batch, DType dtype) const override;
   std::int64_t output_size() const override { return options_.hidden_size; }
   std::string describe() const override;

@@ -25,12 +25,27 @@ void RecurrentLayer::build(const Common& common, GeneratorRef generator, Make ma
       add("bias_ih" + suffix, cell->bias_ih);
       add("bias_hh" + suffix, cell->bias_hh);
       if constexpr (requires { cell->weight_hr; }) add("weight_hr" + suffix, cell->weight_hr);
+      if constexpr (requires { cell->norm_c; }) {
+        add("norm_ih" + suffix, cell->norm_ih);
+        add("norm_hh" + suffix, cell->norm_hh);
+        add("norm_c" + suffix, cell->norm_c);
+        add("norm_c_bias" + suffix, cell->norm_c_bias);
+      }
       cells_.push_back(std::move(cell));
     }
     input = output_size();
   }
   dropout_ = std::make_unique<Dropout>(common.dropout, generator);
   if (common.dropout > 0) add("dropout", *dropout_);
+  const Regularization& regularization = common.regularization;
+  if (!regularization.any()) return;
+  const bool lstm = initial_state(1).size() > 1;
+  if (regularization.zoneout_c != 0 && !lstm)
+    fail(common.name, "there is no c for zoneout_c", "zoneout_h is for every recurrent layer");
+  if (regularization.update_dropout != 0 && !common.gated)
+    fail(common.name, "update_dropout needs a gated cell", "Take hidden_dropout, LSTM or GRU");
+  regularizer_ = std::make_unique<Regularizer>(regularization, generator);
+  add("regularizer", *regularizer_);
 }
 
 State RecurrentLayer::initial_state(std::int64_t batch, DType dtype) const {
@@ -74,6 +89,19 @@ ScanMember RecurrentLayer::member(int index, const RecurrentCall& call, const Te
   return result;
 }
 
+std::vector<Output> RecurrentLayer::regularized(int layer, std::span<const ScanMember> members,
+                                                const Tensor& x, const ScanOptions& options,
+                                                const Where& where) const {
+  std::vector<Output> results;
+  for (std::size_t direction = 0; direction < members.size(); ++direction) {
+    ScanOptions own = options;
+    own.reverse = members[direction].reverse;
+    results.push_back(regularizer_->run(cell(layer, static_cast<int>(direction)), x,
+                                        members[direction].state, own, where));
+  }
+  return results;
+}
+
 Output RecurrentLayer::run(const Tensor& input, const RecurrentCall& call,
                            const Where& where) const {
   check(input, call, where);
@@ -83,14 +111,19 @@ Output RecurrentLayer::run(const Tensor& input, const RecurrentCall& call,
                             .unrolled = call.unrolled};
   std::vector<State> last;
   const bool drops = dropout_->training() && common_.dropout > 0;
-  const int together = directions_ == 1 && !drops ? common_.num_layers : 1;
+  const int together = directions_ == 1 && !drops && !regularizer_ ? common_.num_layers : 1;
   for (int layer = 0; layer < common_.num_layers; layer += together) {
     if (layer > 0 && drops) x = (*dropout_)(x);
     std::vector<ScanMember> members;
     for (int i = 0; i < together * directions_; ++i)
       members.push_back(member(layer * directions_ + i, call, x));
-    std::vector<Output> results = directions_ == 1 ? scan_stack(members, x, options, where)
-                                                   : scan_parallel(members, x, options, where);
+    std::vector<Output> results;
+    if (regularizer_) {
+      results = regularized(layer, members, x, options, where);
+    } else {
+      results = directions_ == 1 ? scan_stack(members, x, options, where)
+                                 : scan_parallel(members, x, options, where);
+    }
     for (Output& one : results) last.push_back(std::move(one.state));
     x = directions_ == 2 ? concat({results[0].output, results[1].output}, 2)
                          : results.back().output;
@@ -112,7 +145,8 @@ std::string RecurrentLayer::describe() const {
 
 RNN::RNN(const RNNOptions& o, GeneratorRef generator) {
   build(
-      {"RNN", o.input_size, o.hidden_size, o.num_layers, o.bidirectional, o.batch_first, o.dropout},
+      {"RNN", o.input_size, o.hidden_size, o.num_layers, o.bidirectional, o.batch_first, o.dropout,
+       false, o.regularization},
       generator, [&](std::int64_t input, GeneratorRef g) {
         return std::make_unique<RNNCell>(
             RNNCellOptions{
@@ -123,27 +157,28 @@ RNN::RNN(const RNNOptions& o, GeneratorRef generator) {
 
 LSTM::LSTM(const LSTMOptions& o, GeneratorRef generator) {
   build({"LSTM", o.input_size, o.hidden_size, o.num_layers, o.bidirectional, o.batch_first,
-         o.dropout},
+         o.dropout, true, o.regularization},
         generator, [&](std::int64_t input, GeneratorRef g) {
           return std::make_unique<LSTMCell>(LSTMCellOptions{.input_size = input,
                                                             .hidden_size = o.hidden_size,
                                                             .bias = o.bias,
                                                             .proj_size = o.proj_size,
-                                                            .forget_bias = o.forget_bias},
+                                                            .forget_bias = o.forget_bias,
+                                                            .layer_norm = o.layer_norm},
                                             g);
         });
 }
 
 GRU::GRU(const GRUOptions& o, GeneratorRef generator) {
-  build(
-      {"GRU", o.input_size, o.hidden_size, o.num_layers, o.bidirectional, o.batch_first, o.dropout},
-      generator, [&](std::int64_t input, GeneratorRef g) {
-        return std::make_unique<GRUCell>(GRUCellOptions{.input_size = input,
-                                                        .hidden_size = o.hidden_size,
-                                                        .bias = o.bias,
-                                                        .reset_before = o.reset_before},
-                                         g);
-      });
+  build({"GRU", o.input_size, o.hidden_size, o.num_layers, o.bidirectional, o.batch_first,
+         o.dropout, true, o.regularization},
+        generator, [&](std::int64_t input, GeneratorRef g) {
+          return std::make_unique<GRUCell>(GRUCellOptions{.input_size = input,
+                                                          .hidden_size = o.hidden_size,
+                                                          .bias = o.bias,
+                                                          .reset_before = o.reset_before},
+                                           g);
+        });
 }
 
 }  // namespace unroll

@@ -2,6 +2,7 @@
 
 #include <unroll/layers/cells.h>
 #include <unroll/layers/dropout.h>
+#include <unroll/layers/regularization.h>
 
 #include <concepts>
 #include <initializer_list>
@@ -57,6 +58,8 @@ class RecurrentLayer : public Module {
     int num_layers;
     bool bidirectional, batch_first;
     double dropout;
+    bool gated;
+    Regularization regularization;
   };
   /// Checks the options and makes the cells by make(input size of the layer).
   template <class Make>
@@ -66,12 +69,16 @@ class RecurrentLayer : public Module {
   Output run(const Tensor& x, const RecurrentCall& call, const Where& where) const;
   void check(const Tensor& x, const RecurrentCall& call, const Where& where) const;
   ScanMember member(int index, const RecurrentCall& call, const Tensor& x) const;
+  // The directions of one layer.
+  std::vector<Output> regularized(int layer, std::span<const ScanMember> members, const Tensor& x,
+                                  const ScanOptions& options, const Where& where) const;
   void check_options() const;
 
   Common common_{};
   int directions_ = 1;
   std::vector<std::unique_ptr<RecurrentCell>> cells_;
   std::unique_ptr<Dropout> dropout_;
+  std::unique_ptr<Regularizer> regularizer_;  // where there is anything to do
 };
 
 struct RNNOptions {
@@ -83,6 +90,7 @@ struct RNNOptions {
   bool batch_first = false;
   double dropout = 0;  ///< of each layer's output but the last
   bool bidirectional = false;
+  Regularization regularization = {};
 };
 
 class RNN : public RecurrentLayer {
@@ -100,6 +108,8 @@ struct LSTMOptions {
   bool bidirectional = false;
   std::int64_t proj_size = 0;
   double forget_bias = std::numeric_limits<double>::quiet_NaN();  ///< see LSTMCellOptions
+  bool layer_norm = false;                                        ///< see LSTMCellOptions
+  Regularization regularization = {};
 };
 
 class LSTM : public RecurrentLayer {
@@ -116,6 +126,7 @@ struct GRUOptions {
   double dropout = 0;
   bool bidirectional = false;
   bool reset_before = false;
+  Regularization regularization = {};
 };
 
 class GRU : public RecurrentLayer {

@@ -36,8 +36,10 @@ void save_checkpoint(const std::string& path, SequenceModel& model, Optimizer& o
   StateDict tensors;
   for (auto& [name, tensor] : model.state_dict()) tensors["model." + name] = tensor;
   for (auto& [name, tensor] : optimizer.state_dict()) tensors["optimizer." + name] = tensor;
-  for (std::size_t k = 0; k < progress.state.size(); ++k)
-    tensors[fmt::format("state.{}", k)] = progress.state[k];
+  const Carried& carried = progress.carried;
+  for (std::size_t k = 0; k < carried.state.size(); ++k)
+    tensors[fmt::format("state.{}", k)] = carried.state[k];
+  if (carried.past.defined()) tensors["past"] = carried.past;
   Json json{{"step", progress.step},
             {"tokens", progress.tokens},
             {"seconds", progress.seconds},
@@ -108,7 +110,9 @@ bool load_checkpoint(const std::string& path, SequenceModel& model, Optimizer& o
   }
   const StateDict state = below(tensors, "state.");
   for (std::size_t k = 0; state.contains(std::to_string(k)); ++k)
-    restored.state.push_back(state.at(std::to_string(k)));
+    restored.carried.state.push_back(state.at(std::to_string(k)));
+  if (const auto past = tensors.find("past"); past != tensors.end())
+    restored.carried.past = past->second;
   const StateDict before = model.state_dict();
   try {
     model.load_state_dict(below(tensors, "model."));

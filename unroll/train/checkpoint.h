@@ -1,5 +1,6 @@
 #pragma once
 
+#include <unroll/train/stream.h>
 #include <unroll/train/trainer.h>
 
 namespace unroll {
@@ -15,13 +16,13 @@ struct TrainProgress {
   double interval_sum = 0;  ///< of the losses since the last evaluation
   std::int64_t interval_steps = 0;
   std::int64_t peak_bytes = 0;
-  State state;  ///< carried from batch to batch
+  Carried carried;  ///< from batch to batch
   std::vector<TrainPoint> curve;
   std::map<std::string, std::string> identity;  ///< see TrainOptions
 };
 
 /// Writes everything into one safetensors file, atomically: tensors under "model.", "optimizer."
-/// and "state.", the rest as JSON in its metadata.
+/// and "state.", inputs as "past", the rest as JSON in its metadata.
 void save_checkpoint(const std::string& path, SequenceModel& model, Optimizer& optimizer,
                      const Generator& generator, const TrainProgress& progress);
 

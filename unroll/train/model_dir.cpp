@@ -33,6 +33,9 @@ Json config_json(const ModelConfig& c) {
             {"tied", c.tied}};
   for (const auto& [value, name] : position_names)
     if (value == c.positions) json["positions"] = name;
+  if (c.layer_norm) json["layer_norm"] = true;
+  for (const auto& [name, value] : Regularization::fields())
+    if (c.regularization.*value != 0) json["regularization"][name] = c.regularization.*value;
   return json;
 }
 
@@ -65,6 +68,19 @@ ModelConfig config_from(const Json& json) {
   json.at("dropout").get_to(c.dropout);
   json.at("bias").get_to(c.bias);
   json.at("tied").get_to(c.tied);
+  // Files of models without them do not have these.
+  if (json.contains("layer_norm")) json.at("layer_norm").get_to(c.layer_norm);
+  if (json.contains("regularization")) {
+    std::size_t known = 0;
+    for (const auto& [name, value] : Regularization::fields())
+      if (json.at("regularization").contains(name)) {
+        json.at("regularization").at(name).get_to(c.regularization.*value);
+        ++known;
+      }
+    if (known != json.at("regularization").size() || !json.at("regularization").is_object())
+      throw DataError(error_message(
+          "config", "unknown in regularization: " + json.at("regularization").dump(), nullptr, ""));
+  }
   const auto positions = json.at("positions").get<std::string>();
   for (const auto& [value, name] : position_names)
     if (positions == name) {

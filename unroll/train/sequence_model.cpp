@@ -61,12 +61,14 @@ class RecurrentModel : public SequenceModel {
  private:
   template <class Layer, class Options>
   static std::unique_ptr<RecurrentLayer> make_layer(const ModelConfig& c, GeneratorRef& g) {
-    return std::make_unique<Layer>(Options{.input_size = c.embedding,
-                                           .hidden_size = c.hidden,
-                                           .num_layers = c.layers,
-                                           .bias = c.bias,
-                                           .dropout = c.dropout},
-                                   g);
+    Options options{.input_size = c.embedding,
+                    .hidden_size = c.hidden,
+                    .num_layers = c.layers,
+                    .bias = c.bias,
+                    .dropout = c.dropout,
+                    .regularization = c.regularization};
+    if constexpr (requires { options.layer_norm; }) options.layer_norm = c.layer_norm;
+    return std::make_unique<Layer>(options, g);
   }
   static std::unique_ptr<RecurrentLayer> make_rnn(const ModelConfig& c, GeneratorRef& g) {
     switch (c.kind) {
@@ -197,7 +199,8 @@ double parameter_count(const ModelConfig& c) {
   }
   const double gates = c.kind == ModelKind::rnn ? 1 : c.kind == ModelKind::lstm ? 4 : 3;
   const double cells = gates * h * (width + h + 2 * bias + (layers - 1) * (2 * h + 2 * bias));
-  return input + cells + head + outputs;
+  const double norms = c.layer_norm ? layers * 10 * h : 0;
+  return input + cells + norms + head + outputs;
 }
 
 std::unique_ptr<SequenceModel> make_model(const ModelConfig& c, GeneratorRef generator) {
@@ -218,6 +221,12 @@ std::unique_ptr<SequenceModel> make_model(const ModelConfig& c, GeneratorRef gen
     fail("model",
          fmt::format("rotary positions need an even number of units a head, got {} in {} heads",
                      c.hidden, c.heads));
+  if (c.layer_norm && c.kind != ModelKind::lstm)
+    fail("model", fmt::format("layer_norm is an LSTM's, not a {}'s", to_string(c.kind)));
+  if (c.regularization.any() && c.kind != ModelKind::rnn && c.kind != ModelKind::lstm &&
+      c.kind != ModelKind::gru)
+    fail("model", fmt::format("a {} takes dropout alone of the regularisers", to_string(c.kind)),
+         "The others are for rnn, lstm and gru");
   constexpr double most = 1e12;
   if (!(parameter_count(c) <= most))
     fail("model",

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <unroll/layers/module.h>
+#include <unroll/layers/regularization.h>
 #include <unroll/ops/scan.h>
 
 #include <memory>
@@ -44,7 +45,9 @@ struct ModelConfig {
   Positions positions = Positions::rotary;
   double dropout = 0;
   bool bias = true;
-  bool tied = false;  ///< the head's weight is the embedding
+  bool tied = false;                   ///< the head's weight is the embedding
+  bool layer_norm = false;             ///< LSTM, see LSTMCellOptions
+  Regularization regularization = {};  ///< RNN, LSTM, GRU
 };
 
 /// Numbers that are trained, without making the model; a double, since sizes may be anything.

@@ -2,6 +2,7 @@
 #include <unroll/graph/clock.h>
 #include <unroll/graph/precision.h>
 #include <unroll/graph/tape.h>
+#include <unroll/optim/clip.h>
 #include <unroll/train/checkpoint.h>
 #include <unroll/train/interrupt.h>
 #include <unroll/train/progress.h>
@@ -49,7 +50,8 @@ class Run {
         optimizer_(optimizer),
         task_(task),
         generator_(generator),
-        options_(options) {
+        options_(options),
+        parameters_(model.parameters()) {
     progress_.identity = options.identity;
   }
 
@@ -102,30 +104,48 @@ class Run {
   void step() {
     reset_peak_memory();
     if (options_.schedule) optimizer_.set_learning_rate(options_.schedule(progress_.step));
-    if (task_.carry_state && task_.at_start && task_.at_start()) progress_.state.clear();
+    if (task_.carry_state && task_.at_start && task_.at_start()) progress_.carried = {};
     const Batch batch = task_.next(generator_);
     optimizer_.zero_grad();
     double value = 0;
+    Carried carried = progress_.carried;
     {
       Tape tape{{.precision = options_.precision}};
-      Output output = model_(batch.x, task_.carry_state ? progress_.state : State{});
-      const Tensor loss = task_.loss(output.output, batch);
+      const Tensor output = task_.carry_state ? run_stream(model_, batch.x, task_.k2, carried)
+                                              : model_(batch.x).output;
+      const Tensor loss = task_.loss(output, batch);
       value = loss.item();
       if (!std::isfinite(value))
         fail("train", fmt::format("the loss of step {} is {}", progress_.step, value),
              "Lower the learning rate or clip gradients; Tape({.check_numbers = true}) names the "
              "first op that went wrong");
       tape.backward(loss);
-      if (task_.carry_state) progress_.state = std::move(output.state);
     }
-    optimizer_.step({.clip_norm = options_.clip_norm});
-    for (Tensor& one : progress_.state) one = one.detach();
+    if (options_.gradient_noise.eta > 0) {
+      if (options_.clip_norm > 0) clip_grad_norm(parameters_, options_.clip_norm);
+      add_noise();
+      optimizer_.step();
+    } else {
+      optimizer_.step({.clip_norm = options_.clip_norm});
+    }
+    progress_.carried = std::move(carried);
     progress_.peak_bytes = std::max(progress_.peak_bytes, memory_stats().peak);
     progress_.running = progress_.step == 0 ? value : 0.95 * progress_.running + 0.05 * value;
     progress_.interval_sum += value;
     ++progress_.interval_steps;
     ++progress_.step;
     progress_.tokens += batch.x.size(0) * batch.x.size(1);
+  }
+
+  // Noise of a step's own, from numbers that batches are not drawn from: the batches are those of
+  // a run without noise, and a resumed run finds its place.
+  void add_noise() {
+    std::uint64_t count = 0;
+    for (const Parameter& one : parameters_) count += static_cast<std::uint64_t>(one.numel());
+    constexpr std::uint64_t numbers_a_normal = 4, other_stream = 0x6e6f697365;
+    Generator noise(generator_.seed() ^ other_stream);
+    noise.seek(static_cast<std::uint64_t>(progress_.step) * count * numbers_a_normal);
+    add_gradient_noise(parameters_, options_.gradient_noise, progress_.step, noise);
   }
 
   void evaluate(Log& log) {
@@ -166,6 +186,7 @@ class Run {
   const TrainTask& task_;
   Generator& generator_;
   const TrainOptions& options_;
+  std::vector<Parameter> parameters_;
   TrainProgress progress_;
   TrainResult result_;
 };

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <unroll/graph/generator.h>
+#include <unroll/optim/noise.h>
 #include <unroll/optim/optimizer.h>
 #include <unroll/optim/schedule.h>
 #include <unroll/train/batches.h>
@@ -23,6 +24,9 @@ struct TrainTask {
   /// Carry the state from batch to batch, which must then continue each other: truncated
   /// back-propagation through time. `at_start` tells when the next batch begins anew.
   bool carry_state = false;
+  /// With carry_state, how many steps back gradients reach, across batches too; 0: through the
+  /// batch. See run_stream().
+  std::int64_t k2 = 0;
   std::function<bool()> at_start = {};
   /// Called in a resumed run: so many batches were drawn before. For sources that do not follow the
   /// generator.
@@ -34,6 +38,7 @@ struct TrainOptions {
   double seconds = 0;      ///< stop after so much training time; 0: no bound
   Schedule schedule = {};  ///< of the learning rate by step; empty: the optimizer's own
   double clip_norm = 0;    ///< 0: no clipping
+  GradientNoiseOptions gradient_noise = {};  ///< added behind clipping
   /// Of the products of training steps, see Tape::Options; evaluation is always in f32.
   DType precision = DType::f32;
   std::int64_t evaluate_every = 0;

@@ -287,6 +287,7 @@
       series
         ? `${task.source}: forecasting ${task.target || "the last column"} one row ahead` +
           (task.columns ? ` from ${plural(task.columns.length, "column")}` : "")
+        : task.kind === "task" ? `${task.source}: ${task.summary} (${task.origin})`
         : task.source + (task.vocabulary ? `, ${task.vocabulary} different characters` : ""),
       finite(task.train_tokens)
         ? `${count(task.train_tokens)} ${things} to train on, ${count(task.validation_tokens)} held out`
@@ -728,6 +729,7 @@
     return true;
   }
 
+/*{{report_tasks.js}}*/
   // --- All of it
 
   function drawAll() {
@@ -751,6 +753,8 @@
   section("#scaling", scalingSection);
   section("#streaming", streamingSection);
   section("#adding", addingSection);
+  section("#lengths", lengthsSection);
+  section("#truncation", truncationSection);
 
   $("#download").href =
       URL.createObjectURL(new Blob([JSON.stringify(results, null, 1)], { type: "application/json" }));

@@ -2,6 +2,7 @@
 """The cases of unroll_bench in PyTorch: the same names, shapes and way of timing, one JSON object a
 line. Needs nothing but PyTorch, 1.13 or later."""
 import argparse
+import gc
 import json
 import math
 import re
@@ -31,6 +32,32 @@ def timed(run, seconds):
         rounds.append(passed / runs)
     rounds.sort()
     return rounds[2], rounds[0]
+
+
+def live_bytes():
+    """Of all tensors that Python can see, each storage once."""
+    storages = {}
+    for one in gc.get_objects():
+        if isinstance(one, torch.Tensor):
+            storage = one.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+    return sum(storages.values())
+
+
+def peak_bytes(run):
+    """The most that is live during a run: what lived before it, and the allocator's events."""
+    run()
+    gc.collect()
+    before = live_bytes()
+    with torch.profiler.profile(profile_memory=True) as profile:
+        run()
+    live = most = 0
+    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    for event in sorted(events, key=lambda e: e.start_ns() if hasattr(e, "start_ns")
+                        else e.start_us()):
+        live += event.nbytes()
+        most = max(most, live)
+    return before + most
 
 
 def causal_attention(q, k, v):
@@ -207,6 +234,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--filter", default=".", help="regular expression that names contain")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--memory", action="store_true", help="measure peak_bytes instead")
     parser.add_argument("--seconds", type=float, default=3.0, help="to measure each case for")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -216,6 +244,10 @@ def main():
         if not re.search(arguments.filter, name):
             continue
         found = True
+        if arguments.memory:
+            print(json.dumps({"case": name, "peak_bytes": peak_bytes(make()),
+                              "torch": torch.__version__}), flush=True)
+            continue
         median, best = timed(make(), arguments.seconds)
         scale = 1e3 if unit == "ms" else 1e6  # ns: a run is a chain of 1000
         print(json.dumps({"case": name, "threads": arguments.threads, unit: median * scale,

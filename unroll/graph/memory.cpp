@@ -12,15 +12,20 @@
 namespace unroll {
 namespace {
 
-// Four classes between two powers of two: at most a quarter of a block is unused.
-constexpr int class_count = 180;
+// Classes between two powers of two: four for small blocks, of which there are many kinds, sixteen
+// for large ones, of which at most a sixteenth is then unused.
 constexpr std::size_t smallest = 64;
 constexpr std::size_t largest = std::size_t{1} << 48;  // no machine has more; the classes reach it
+constexpr int small_powers = 10;                       // blocks up to 64 KiB
+constexpr int class_count = 1 + 4 * small_powers + 16 * (42 - small_powers + 1);
 
 int class_of(std::size_t bytes) {
   if (bytes <= smallest) return 0;
   const std::size_t units = (bytes - 1) / smallest;  // >= 1
   const int power = std::bit_width(units) - 1;
+  if (power >= small_powers)
+    return 1 + 4 * small_powers + (power - small_powers) * 16 +
+           static_cast<int>((units >> (power - 4)) & 15);
   const int quarter = power >= 2 ? static_cast<int>((units >> (power - 2)) & 3)
                                  : static_cast<int>((units << (2 - power)) & 3);
   return 1 + power * 4 + quarter;
@@ -28,6 +33,10 @@ int class_of(std::size_t bytes) {
 
 std::size_t class_bytes(int size_class) {
   if (size_class == 0) return smallest;
+  if (const int large = size_class - 1 - 4 * small_powers; large >= 0) {
+    const auto part = static_cast<std::size_t>(large % 16);
+    return ((16 + part + 1) << (large / 16 + small_powers)) / 16 * smallest;
+  }
   const int power = (size_class - 1) / 4;
   const std::size_t quarter = (size_class - 1) % 4;
   return ((((4 + quarter + 1) << power) + 3) / 4) * smallest;
@@ -162,7 +171,7 @@ Buffer* Buffer::allocate(std::size_t bytes) {
   } else {
     const std::size_t capacity = class_bytes(size_class);
     block = system_block(memory, capacity, bytes);
-    block->size_class = static_cast<std::uint8_t>(size_class);
+    block->size_class = static_cast<std::uint16_t>(size_class);
     block->capacity = capacity;
     ThreadMemory::add(memory.system, 1);
   }

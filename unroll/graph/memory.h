@@ -21,7 +21,7 @@ inline constexpr int memory_kinds = 4;
 struct alignas(64) Buffer {
   std::atomic<std::uint32_t> references{1};
   MemoryKind kind = MemoryKind::value;
-  std::uint8_t size_class = 0;
+  std::uint16_t size_class = 0;
   bool phantom = false;
   std::size_t capacity = 0;  ///< bytes of data
   Buffer* next = nullptr;    ///< of the blocks in a cache

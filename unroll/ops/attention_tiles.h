@@ -25,8 +25,8 @@ struct TileProduct {
   T* c = nullptr;
   std::int64_t c_step = 0;
   bool add = false;  ///< to what C holds
-  /// To what C holds, behind the sum: for every element one sum from 0 on, in the order of depth, as
-  /// oneDNN makes it.
+  /// To what C holds, behind the sum: for every element one sum from 0 on, in the order of depth,
+  /// as oneDNN makes it.
   bool add_last = false;
 };
 

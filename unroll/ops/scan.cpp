@@ -1,4 +1,5 @@
 #include <fmt/format.h>
+#include <unroll/graph/threads.h>
 #include <unroll/ops/arithmetic.h>
 #include <unroll/ops/index.h>
 #include <unroll/ops/layout.h>
@@ -170,7 +171,10 @@ std::vector<Output> scan_together(ScanGroup::Kind kind, std::span<const ScanMemb
                                   const Where& where) {
   check(xs, options, where);
   if (members.empty()) return {};
-  if (options.unrolled || options.checkpoint_every > 0)
+  // One op keeps what its last member needs until its first has been walked back through: that is
+  // worth it where threads share the work.
+  const bool separate = members.size() > 1 && detail::is_alone();
+  if (separate || options.unrolled || options.checkpoint_every > 0)
     return one_by_one(kind, members, xs, options, where);
   auto plans = plans_of(kind, members, xs, options, where);
   if (plans.empty()) {

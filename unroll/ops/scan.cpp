@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 #include <unroll/ops/arithmetic.h>
 #include <unroll/ops/index.h>
+#include <unroll/ops/lengths.h>
 #include <unroll/ops/layout.h>
 #include <unroll/ops/scan.h>
 #include <unroll/ops/scan_plan.h>
@@ -59,29 +60,6 @@ struct Scan : OpRecord<Scan> {
   }
 };
 
-// [T, B, 1]: 1 while a row's sequence lasts.
-Tensor mask_of(const Tensor& lengths, const Tensor& xs, const Where& where) {
-  const std::int64_t steps = xs.size(0), batch = xs.rank() > 1 ? xs.size(1) : 0;
-  if (lengths.rank() != 1 || lengths.size(0) != batch)
-    fail("scan", fmt::format("lengths {} for a batch of {}", to_string(lengths), batch), where,
-         "Give one length for every row of the batch");
-  const Tensor counts = lengths.to(DType::i64);
-  Tensor mask = Tensor::empty({steps, batch, 1}, xs.dtype());
-  if (mask.is_abstract()) return mask;
-  for (std::int64_t b = 0; b < batch; ++b) {
-    const std::int64_t length = counts.data<std::int64_t>()[b];
-    if (length < 0 || length > steps)
-      fail("scan", fmt::format("length {} of row {} is not within 0 to {}", length, b, steps),
-           where);
-    with_float("scan", xs.dtype(), [&](auto zero) {
-      using T = decltype(zero);
-      for (std::int64_t t = 0; t < steps; ++t)
-        mask.mutable_ptr<T>()[t * batch + b] = t < length ? T(1) : T(0);
-    });
-  }
-  return mask;
-}
-
 // The slow twin: every op of every step on the tape.
 Output unrolled(const Cell& cell, const Tensor& xs, const State& initial, const Tensor& mask,
                 const ScanOptions& options, const Where& caller) {
@@ -116,7 +94,10 @@ Output scan(const Cell& cell, const Tensor& xs, const State& state, const ScanOp
     fail("scan",
          fmt::format("needs a sequence [T, B, ...] of one step or more, got {}", to_string(xs)),
          where);
-  const Tensor mask = options.lengths.defined() ? mask_of(options.lengths, xs, where) : Tensor();
+  const Tensor mask =
+      options.lengths.defined()
+          ? length_mask("scan", options.lengths, xs.size(0), xs.size(1), xs.dtype(), where)
+          : Tensor();
   if (options.unrolled) return unrolled(cell, xs, state, mask, options, where);
 
   const auto plan =

@@ -20,11 +20,11 @@ Output ParallelCell::run(const Tensor& x, const RecurrentCall& call, Where calle
            caller);
     for (std::size_t k = 0; k < state.size(); ++k)
       if (call.state[k].shape() != state[k].shape())
-        throw ShapeError(error_message(name.c_str(),
-                                       fmt::format("state {} is {}, expected {}", k,
-                                                   to_string(call.state[k].shape()),
-                                                   to_string(state[k].shape())),
-                                       &caller, "Give it what an earlier call returned"));
+        throw ShapeError(error_message(
+            name.c_str(),
+            fmt::format("state {} is {}, expected {}", k, to_string(call.state[k].shape()),
+                        to_string(state[k].shape())),
+            &caller, "Give it what an earlier call returned"));
     state = call.state;
   }
   if (call.unrolled)

@@ -31,8 +31,7 @@ Tensor length_mask(const char* op, const Tensor& lengths, std::int64_t steps, st
 Tensor last_steps(const Tensor& past, const Tensor& x, const Tensor& lengths, Where where) {
   const std::int64_t steps = x.size(0), batch = x.size(1), width = x.size(2), kept = past.size(1);
   if (!lengths.defined()) {
-    if (steps >= kept)
-      return transpose(slice(x, 0, steps - kept, steps, 1, where), 0, 1, where);
+    if (steps >= kept) return transpose(slice(x, 0, steps - kept, steps, 1, where), 0, 1, where);
     return concat({slice(past, 1, steps, to_end, 1, where), transpose(x, 0, 1, where)}, 1, where);
   }
   const Tensor all = concat({transpose(past, 0, 1, where), x}, 0, where);

@@ -1,8 +1,8 @@
 #include <fmt/format.h>
 #include <unroll/ops/arithmetic.h>
 #include <unroll/ops/index.h>
-#include <unroll/ops/lengths.h>
 #include <unroll/ops/layout.h>
+#include <unroll/ops/lengths.h>
 #include <unroll/ops/scan.h>
 #include <unroll/ops/scan_plan.h>
 
@@ -94,10 +94,9 @@ Output scan(const Cell& cell, const Tensor& xs, const State& state, const ScanOp
     fail("scan",
          fmt::format("needs a sequence [T, B, ...] of one step or more, got {}", to_string(xs)),
          where);
-  const Tensor mask =
-      options.lengths.defined()
-          ? length_mask("scan", options.lengths, xs.size(0), xs.size(1), xs.dtype(), where)
-          : Tensor();
+  const Tensor mask = options.lengths.defined() ? length_mask("scan", options.lengths, xs.size(0),
+                                                              xs.size(1), xs.dtype(), where)
+                                                : Tensor();
   if (options.unrolled) return unrolled(cell, xs, state, mask, options, where);
 
   const auto plan =

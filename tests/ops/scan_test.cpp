@@ -75,6 +75,13 @@ std::vector<UserCell> user_cells(DType dtype) {
          return {h - slow, {h, slow, s[2]}};
        }});
 
+  // A token shift: the state is the step before, which the walk back reads too.
+  cells.push_back(
+      {"a next state of the input alone", 1, {in}, {}, [in](auto& x, auto& s, auto) -> Output {
+         const Tensor next = tanh(linear(x, in));
+         return {next * next * s[0], {next}};
+       }});
+
   cells.push_back(
       {"one value as output and both states", 2, {in}, {}, [in](auto& x, auto& s, auto) -> Output {
          const Tensor h = tanh(linear(x, in) + s[0] - s[1]);

@@ -81,7 +81,9 @@ class ScanRun {
       const Tensor& track = in_[next++];
       stack_[plan_.states_in_[k]] =
           plan_.reverse_ ? track.rows(1, steps_ + 1) : track.rows(0, steps_);
-      if (plan_.place_of(plan_.states_out_[k]) == Place::loop)
+      // A next state that depends on the input alone has been computed ahead of the loop.
+      const Place place = plan_.place_of(plan_.states_out_[k]);
+      if (place == Place::loop || place == Place::before)
         stack_[plan_.states_out_[k]] =
             plan_.reverse_ ? track.rows(0, steps_) : track.rows(1, steps_ + 1);
     }

@@ -33,8 +33,12 @@ Tensor product(const Tensor& x, const Parameter& weight, const Parameter& bias, 
   return linear(x, weight, bias.defined() ? Tensor(bias) : Tensor(), where);
 }
 
-// The plain op, for the step; the form for all steps has it within its pointwise lambdas.
-Tensor apply_g(const Tensor& x) { return where(less(x, 0.0), sigmoid(x), x + 0.5); }
+// g of the step, in plain ops: x + 0.5 is relu(x) + sigmoid(0). All steps at once have it in their
+// lambdas.
+Tensor plain_g(const Tensor& x) {
+  const Tensor positive = relu(x);
+  return positive + sigmoid(x - positive);
+}
 
 // The recurrence's factor and what it adds, from the gates of all steps.
 std::array<Tensor, 2> min_gru_terms(const Tensor& gates, bool positive) {
@@ -97,7 +101,7 @@ MinGRU::MinGRU(const MinimalCellOptions& options, GeneratorRef generator) : opti
 Output MinGRU::operator()(const Tensor& x, const State& state) const {
   const std::vector<Tensor> parts = split(product(x, weight_ih, bias_ih, Where::current()), 2, -1);
   const Tensor z = sigmoid(parts[0]);
-  const Tensor candidate = options_.positive ? apply_g(parts[1]) : parts[1];
+  const Tensor candidate = options_.positive ? plain_g(parts[1]) : parts[1];
   const Tensor h = (1.0 - z) * state[0] + z * candidate;
   return {h, {h}};
 }
@@ -127,7 +131,7 @@ MinLSTM::MinLSTM(const MinimalCellOptions& options, GeneratorRef generator) : op
 Output MinLSTM::operator()(const Tensor& x, const State& state) const {
   const std::vector<Tensor> parts = split(product(x, weight_ih, bias_ih, Where::current()), 3, -1);
   const Tensor f = sigmoid(parts[0]), i = sigmoid(parts[1]);
-  const Tensor candidate = options_.positive ? apply_g(parts[2]) : parts[2];
+  const Tensor candidate = options_.positive ? plain_g(parts[2]) : parts[2];
   const Tensor h = (f * state[0] + i * candidate) / (f + i);
   return {h, {h}};
 }

@@ -30,14 +30,18 @@ Output ParallelCell::run(const Tensor& x, const RecurrentCall& call, Where calle
   if (call.unrolled)
     return scan([this](const Tensor& step, const State& s) { return (*this)(step, s); }, x, state,
                 {.lengths = call.lengths, .unrolled = true}, caller);
+  if (!call.lengths.defined()) return parallel(x, state, {}, caller);
+  // First of all: this is where lengths that cannot be are refused.
+  const Tensor mask =
+      length_mask(name.c_str(), call.lengths, x.size(0), x.size(1), x.dtype(), caller);
   Output result = parallel(x, state, call.lengths, caller);
-  result.output = detail::within(result.output, 0, call.lengths, caller);
+  result.output = where(mask, result.output, Tensor::zeros({}, x.dtype()), caller);
   return result;
 }
 
 Tensor detail::within(const Tensor& x, double outside, const Tensor& lengths, const Where& caller) {
   if (!lengths.defined()) return x;
-  Tensor mask = length_mask("lengths", lengths, x.size(0), x.size(1), x.dtype(), caller);
+  const Tensor mask = length_mask("lengths", lengths, x.size(0), x.size(1), x.dtype(), caller);
   return where(mask, x, Tensor::full({}, outside, x.dtype()), caller);
 }
 

@@ -56,6 +56,22 @@ void apply_recipe_sizes(ModelConfig& config) {
     case ModelKind::gru:
       config.hidden = 264;
       break;
+    case ModelKind::mingru:
+      config.hidden = 116;
+      config.layers = 4;
+      break;
+    case ModelKind::minlstm:
+      config.hidden = 108;
+      config.layers = 4;
+      break;
+    case ModelKind::mamba:
+      config.hidden = 168;
+      config.layers = 4;
+      break;
+    case ModelKind::rwkv:
+      config.hidden = 120;
+      config.layers = 4;
+      break;
     case ModelKind::transformer:
       config.hidden = 128;
       config.layers = 4;
@@ -164,7 +180,8 @@ void run(const TrainArguments& a) {
 void add_train(CLI::App& app) {
   auto* command = app.add_subcommand("train", "Trains a character model on a text");
   const auto a = std::make_shared<TrainArguments>();
-  command->add_option("--model", a->model, "rnn, lstm, gru or transformer");
+  command->add_option("--model", a->model,
+                      "rnn, lstm, gru, mingru, minlstm, mamba, rwkv or transformer");
   command->add_option("--text", a->text, "UTF-8 text; the first 90 % train")->required();
   command->add_option("--out", a->out, "Folder for the model, its log and checkpoint");
   auto* recipe =

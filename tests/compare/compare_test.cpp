@@ -12,6 +12,7 @@
 
 #include "../catch.h"
 #include "../io/files.h"
+#include "../train/setup.h"
 
 using namespace unroll;
 
@@ -69,8 +70,7 @@ TEST_CASE("gradient flow of a model has a finite, positive norm for each step ba
   Generator g(2);
   Tensor x = Tensor::empty({12, 2}, DType::i64);
   for (std::int64_t& token : x.mutable_data<std::int64_t>()) token = g.below(7);
-  for (const ModelKind kind :
-       {ModelKind::rnn, ModelKind::lstm, ModelKind::gru, ModelKind::transformer}) {
+  for (const ModelKind kind : test::every_kind) {
     CAPTURE(to_string(kind));
     const auto model = make_model({.kind = kind, .vocabulary = 7, .embedding = 8, .hidden = 8}, g);
     const GradientFlow flow =
@@ -136,14 +136,11 @@ TEST_CASE("the fitted exponent is the slope in the logarithms") {
 }
 
 TEST_CASE("sized models come within 2 % of what was asked") {
-  for (const ModelKind kind :
-       {ModelKind::rnn, ModelKind::lstm, ModelKind::gru, ModelKind::transformer}) {
+  for (const ModelKind kind : test::every_kind) {
     CAPTURE(to_string(kind));
-    const ModelConfig config = sized({.kind = kind,
-                                      .vocabulary = 80,
-                                      .embedding = 64,
-                                      .layers = kind == ModelKind::transformer ? 3 : 2},
-                                     200'000);
+    const ModelConfig config =
+        sized({.kind = kind, .vocabulary = 80, .embedding = 64, .layers = has_blocks(kind) ? 3 : 2},
+              200'000);
     Generator g(1);
     CHECK(static_cast<double>(make_model(config, g)->parameter_count()) ==
           Approx(200'000).epsilon(0.02));

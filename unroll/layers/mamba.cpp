@@ -117,20 +117,26 @@ std::string Mamba::describe() const {
 }
 
 MambaBlock::MambaBlock(const MambaOptions& options, GeneratorRef generator)
-    : norm(options.d_model), mixer(options, generator) {
+    : norm(options.d_model),
+      mixer(options, generator),
+      dropout_(std::make_unique<Dropout>(options.dropout, generator)) {
   add("norm", norm);
   add("mixer", mixer);
+  if (options.dropout > 0) add("dropout", *dropout_);
+}
+
+Output MambaBlock::around(const Tensor& x, Output mixed) const {
+  if (dropout_->training()) mixed.output = (*dropout_)(mixed.output);
+  return {x + mixed.output, std::move(mixed.state)};
 }
 
 Output MambaBlock::operator()(const Tensor& x, const State& state) const {
-  Output mixed = mixer(norm(x), state);
-  return {x + mixed.output, std::move(mixed.state)};
+  return around(x, mixer(norm(x), state));
 }
 
 Output MambaBlock::parallel(const Tensor& x, const State& state, const Tensor& lengths,
                             Where where) const {
-  Output mixed = mixer.run(norm(x, where), {.state = state, .lengths = lengths}, where);
-  return {x + mixed.output, std::move(mixed.state)};
+  return around(x, mixer.run(norm(x, where), {.state = state, .lengths = lengths}, where));
 }
 
 }  // namespace unroll

@@ -1,8 +1,11 @@
 #pragma once
 
+#include <unroll/layers/dropout.h>
 #include <unroll/layers/linear.h>
 #include <unroll/layers/norm.h>
 #include <unroll/layers/parallel_cell.h>
+
+#include <memory>
 
 namespace unroll {
 
@@ -14,6 +17,7 @@ struct MambaOptions {
   std::int64_t dt_rank = 0;  ///< 0: d_model / 16, rounded up
   double dt_min = 1e-3, dt_max = 0.1, dt_floor = 1e-4;  ///< initial step sizes
   bool bias = false;                                    ///< of in_proj and out_proj
+  double dropout = 0;                                   ///< of what a block adds
 };
 
 /// The selective state-space layer (Gu, Dao, 2023, "Mamba"), with the names, layouts and initial
@@ -73,6 +77,11 @@ class MambaBlock : public ParallelCell {
  protected:
   Output parallel(const Tensor& x, const State& state, const Tensor& lengths,
                   Where where) const override;
+
+ private:
+  Output around(const Tensor& x, Output mixed) const;
+
+  std::unique_ptr<Dropout> dropout_;
 };
 
 }  // namespace unroll

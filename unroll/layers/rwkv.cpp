@@ -76,8 +76,7 @@ RWKVOptions resolved(const RWKVOptions& options) {
     fail("RWKV", fmt::format("layer {} of {}", o.layer, o.layers));
   if (o.mix_rank == 0) o.mix_rank = std::clamp<std::int64_t>(o.size / 16, 8, 32);
   if (o.decay_rank == 0) o.decay_rank = 2 * o.mix_rank;
-  if (o.dim_feedforward == 0)
-    o.dim_feedforward = std::max<std::int64_t>(32, o.size * 7 / 2 / 32 * 32);
+  if (o.dim_feedforward == 0) o.dim_feedforward = std::max<std::int64_t>(1, o.size * 7 / 2);
   if (o.mix_rank < 1 || o.decay_rank < 1 || o.dim_feedforward < 1)
     fail("RWKV", fmt::format("ranks {} and {}, dim_feedforward {}", o.mix_rank, o.decay_rank,
                              o.dim_feedforward));

@@ -18,7 +18,7 @@ struct RWKVOptions {
   std::int64_t heads = 1;            ///< of the time mix; they divide `size`
   std::int64_t mix_rank = 0;         ///< of the token shift's LoRA; 0: size / 16, 8 to 32
   std::int64_t decay_rank = 0;       ///< of the decay's LoRA; 0: twice mix_rank
-  std::int64_t dim_feedforward = 0;  ///< of the channel mix; 0: 3.5 size, in multiples of 32
+  std::int64_t dim_feedforward = 0;  ///< of the channel mix; 0: 3.5 size
   /// Where the block stands: layers begin with other mixes and decays by their depth.
   int layer = 0, layers = 1;
   double dropout = 0;  ///< of each mix's output, in a block

@@ -72,6 +72,14 @@ TEST_CASE("the number of parameters is known before a model is made") {
             CHECK(parameter_count(config) ==
                   static_cast<double>(make_model(config)->parameter_count()));
           }
+  // Ranks that grow with the size, from their least to their most.
+  for (const std::int64_t hidden : {24, 200, 640}) {
+    for (const ModelKind kind : {ModelKind::rwkv, ModelKind::mamba}) {
+      ModelConfig config = small(kind);
+      config.hidden = hidden;
+      CHECK(parameter_count(config) == static_cast<double>(make_model(config)->parameter_count()));
+    }
+  }
 }
 
 TEST_CASE("a model that cannot be is refused before it is made") {

@@ -106,9 +106,9 @@ Output Mamba::parallel(const Tensor& u, const State& state, const Tensor& length
   return {gate(y, x, parts[1], where), {last_steps(state[0], parts[0], lengths, where), last}};
 }
 
-State Mamba::initial_state(std::int64_t batch, DType dtype) const {
-  return {Tensor::zeros({batch, options_.d_conv - 1, channels()}, dtype),
-          Tensor::zeros({batch, options_.d_state, channels()}, dtype)};
+std::vector<Shape> Mamba::state_shapes(std::int64_t batch) const {
+  return {Shape{batch, options_.d_conv - 1, channels()},
+          Shape{batch, options_.d_state, channels()}};
 }
 
 std::string Mamba::describe() const {

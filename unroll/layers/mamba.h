@@ -39,7 +39,7 @@ class Mamba : public ParallelCell {
 
   explicit Mamba(const MambaOptions& options, GeneratorRef generator = {});
   Output operator()(const Tensor& x, const State& state) const override;
-  State initial_state(std::int64_t batch, DType dtype) const override;
+  std::vector<Shape> state_shapes(std::int64_t batch) const override;
   std::int64_t input_size() const override { return options_.d_model; }
   std::int64_t output_size() const override { return options_.d_model; }
   std::string describe() const override;
@@ -67,8 +67,8 @@ class MambaBlock : public ParallelCell {
 
   explicit MambaBlock(const MambaOptions& options, GeneratorRef generator = {});
   Output operator()(const Tensor& x, const State& state) const override;
-  State initial_state(std::int64_t batch, DType dtype) const override {
-    return mixer.initial_state(batch, dtype);
+  std::vector<Shape> state_shapes(std::int64_t batch) const override {
+    return mixer.state_shapes(batch);
   }
   std::int64_t input_size() const override { return mixer.input_size(); }
   std::int64_t output_size() const override { return mixer.output_size(); }

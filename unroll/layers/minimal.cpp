@@ -112,8 +112,8 @@ Output MinGRU::parallel(const Tensor& x, const State& state, const Tensor& lengt
                    lengths, where);
 }
 
-State MinGRU::initial_state(std::int64_t batch, DType dtype) const {
-  return {Tensor::zeros({batch, options_.hidden_size}, dtype)};
+std::vector<Shape> MinGRU::state_shapes(std::int64_t batch) const {
+  return {Shape{batch, options_.hidden_size}};
 }
 
 std::string MinGRU::describe() const {
@@ -142,8 +142,8 @@ Output MinLSTM::parallel(const Tensor& x, const State& state, const Tensor& leng
                    lengths, where);
 }
 
-State MinLSTM::initial_state(std::int64_t batch, DType dtype) const {
-  return {Tensor::zeros({batch, options_.hidden_size}, dtype)};
+std::vector<Shape> MinLSTM::state_shapes(std::int64_t batch) const {
+  return {Shape{batch, options_.hidden_size}};
 }
 
 std::string MinLSTM::describe() const {
@@ -218,10 +218,8 @@ Output MinimalBlock::parallel(const Tensor& x, const State& state, const Tensor&
           {last_steps(state[0], input, lengths, where), units.state[0]}};
 }
 
-State MinimalBlock::initial_state(std::int64_t batch, DType dtype) const {
-  State state{Tensor::zeros({batch, options_.taps - 1, options_.size}, dtype)};
-  state.push_back(rnn->initial_state(batch, dtype)[0]);
-  return state;
+std::vector<Shape> MinimalBlock::state_shapes(std::int64_t batch) const {
+  return {Shape{batch, options_.taps - 1, options_.size}, Shape{batch, rnn->output_size()}};
 }
 
 std::string MinimalBlock::describe() const {

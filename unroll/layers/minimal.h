@@ -28,7 +28,7 @@ class MinGRU : public ParallelCell {
   Parameter weight_ih, bias_ih;
   explicit MinGRU(const MinimalCellOptions& options, GeneratorRef generator = {});
   Output operator()(const Tensor& x, const State& state) const override;
-  State initial_state(std::int64_t batch, DType dtype) const override;
+  std::vector<Shape> state_shapes(std::int64_t batch) const override;
   std::int64_t input_size() const override { return options_.input_size; }
   std::int64_t output_size() const override { return options_.hidden_size; }
   std::string describe() const override;
@@ -49,7 +49,7 @@ class MinLSTM : public ParallelCell {
   Parameter weight_ih, bias_ih;
   explicit MinLSTM(const MinimalCellOptions& options, GeneratorRef generator = {});
   Output operator()(const Tensor& x, const State& state) const override;
-  State initial_state(std::int64_t batch, DType dtype) const override;
+  std::vector<Shape> state_shapes(std::int64_t batch) const override;
   std::int64_t input_size() const override { return options_.input_size; }
   std::int64_t output_size() const override { return options_.hidden_size; }
   std::string describe() const override;
@@ -85,7 +85,7 @@ class MinimalBlock : public ParallelCell {
 
   explicit MinimalBlock(const MinimalBlockOptions& options, GeneratorRef generator = {});
   Output operator()(const Tensor& x, const State& state) const override;
-  State initial_state(std::int64_t batch, DType dtype) const override;
+  std::vector<Shape> state_shapes(std::int64_t batch) const override;
   std::int64_t input_size() const override { return options_.size; }
   std::int64_t output_size() const override { return options_.size; }
   std::string describe() const override;

@@ -5,35 +5,40 @@
 
 namespace unroll {
 
-Output ParallelCell::run(const Tensor& x, const RecurrentCall& call, Where caller) const {
-  const std::string name = describe();
+State ParallelCell::initial_state(std::int64_t batch, DType dtype) const {
+  State state;
+  for (const Shape& shape : state_shapes(batch)) state.push_back(Tensor::zeros(shape, dtype));
+  return state;
+}
+
+void ParallelCell::check(const Tensor& x, const State& state, const Where& caller) const {
+  const auto wrong = [&](const std::string& problem, const char* hint) {
+    throw ShapeError(error_message(describe().c_str(), problem, &caller, hint));
+  };
   if (x.rank() != 3 || x.size(2) != input_size() || x.size(0) < 1)
-    throw ShapeError(error_message(
-        name.c_str(),
-        fmt::format("the input is {}, expected [T, B, {}]", to_string(x.shape()), input_size()),
-        &caller, x.rank() == 2 ? "Give a single sequence a batch axis with unsqueeze()" : ""));
-  State state = initial_state(x.size(1), x.dtype());
-  if (!call.state.empty()) {
-    if (call.state.size() != state.size())
-      fail(name.c_str(),
-           fmt::format("its state has {} tensors, got {}", state.size(), call.state.size()),
-           caller);
-    for (std::size_t k = 0; k < state.size(); ++k)
-      if (call.state[k].shape() != state[k].shape())
-        throw ShapeError(error_message(
-            name.c_str(),
-            fmt::format("state {} is {}, expected {}", k, to_string(call.state[k].shape()),
-                        to_string(state[k].shape())),
-            &caller, "Give it what an earlier call returned"));
-    state = call.state;
-  }
+    wrong(fmt::format("the input is {}, expected [T, B, {}]", to_string(x.shape()), input_size()),
+          x.rank() == 2 ? "Give a single sequence a batch axis with unsqueeze()" : "");
+  if (state.empty()) return;
+  const std::vector<Shape> expected = state_shapes(x.size(1));
+  if (state.size() != expected.size())
+    wrong(fmt::format("its state has {} tensors, got {}", expected.size(), state.size()), "");
+  for (std::size_t k = 0; k < expected.size(); ++k)
+    if (state[k].shape() != expected[k])
+      wrong(fmt::format("state {} is {}, expected {}", k, to_string(state[k].shape()),
+                        to_string(expected[k])),
+            "Give it what an earlier call returned");
+}
+
+Output ParallelCell::run(const Tensor& x, const RecurrentCall& call, Where caller) const {
+  check(x, call.state, caller);
+  const State state = call.state.empty() ? initial_state(x.size(1), x.dtype()) : call.state;
   if (call.unrolled)
     return scan([this](const Tensor& step, const State& s) { return (*this)(step, s); }, x, state,
                 {.lengths = call.lengths, .unrolled = true}, caller);
   if (!call.lengths.defined()) return parallel(x, state, {}, caller);
   // First of all: this is where lengths that cannot be are refused.
   const Tensor mask =
-      length_mask(name.c_str(), call.lengths, x.size(0), x.size(1), x.dtype(), caller);
+      length_mask(describe().c_str(), call.lengths, x.size(0), x.size(1), x.dtype(), caller);
   Output result = parallel(x, state, call.lengths, caller);
   result.output = where(mask, result.output, Tensor::zeros({}, x.dtype()), caller);
   return result;

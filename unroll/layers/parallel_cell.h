@@ -16,12 +16,18 @@ class ParallelCell : public RecurrentCell {
   Output run(const Tensor& x, const RecurrentCall& call = {}, Where where = Where::current()) const;
 
   virtual std::int64_t input_size() const = 0;
+  /// What initial_state() is zeros of.
+  virtual std::vector<Shape> state_shapes(std::int64_t batch) const = 0;
+  State initial_state(std::int64_t batch, DType dtype) const override;
 
  protected:
   /// All steps, lengths checked or undefined. What it gives behind a sequence's end is dropped, but
   /// the state must not move there.
   virtual Output parallel(const Tensor& x, const State& state, const Tensor& lengths,
                           Where where) const = 0;
+
+ private:
+  void check(const Tensor& x, const State& state, const Where& caller) const;
 };
 
 namespace detail {

@@ -200,10 +200,9 @@ Output RWKVTimeMix::parallel(const Tensor& x, const State& state, const Tensor& 
   return {finish(y, p.g, where), {last_step(state[0], x, lengths, where), last}};
 }
 
-State RWKVTimeMix::initial_state(std::int64_t batch, DType dtype) const {
+std::vector<Shape> RWKVTimeMix::state_shapes(std::int64_t batch) const {
   const std::int64_t size = options_.size / options_.heads;
-  return {Tensor::zeros({batch, options_.size}, dtype),
-          Tensor::zeros({batch, options_.heads, size, size}, dtype)};
+  return {Shape{batch, options_.size}, Shape{batch, options_.heads, size, size}};
 }
 
 std::string RWKVTimeMix::describe() const {
@@ -255,8 +254,8 @@ Output RWKVChannelMix::parallel(const Tensor& x, const State& state, const Tenso
   return {mix(x, shifted(x, state[0], where), where), {last_step(state[0], x, lengths, where)}};
 }
 
-State RWKVChannelMix::initial_state(std::int64_t batch, DType dtype) const {
-  return {Tensor::zeros({batch, options_.size}, dtype)};
+std::vector<Shape> RWKVChannelMix::state_shapes(std::int64_t batch) const {
+  return {Shape{batch, options_.size}};
 }
 
 std::string RWKVChannelMix::describe() const {
@@ -299,10 +298,10 @@ Output RWKVBlock::parallel(const Tensor& x, const State& state, const Tensor& le
   });
 }
 
-State RWKVBlock::initial_state(std::int64_t batch, DType dtype) const {
-  State state = att.initial_state(batch, dtype);
-  state.push_back(ffn.initial_state(batch, dtype)[0]);
-  return state;
+std::vector<Shape> RWKVBlock::state_shapes(std::int64_t batch) const {
+  std::vector<Shape> shapes = att.state_shapes(batch);
+  shapes.push_back(ffn.state_shapes(batch)[0]);
+  return shapes;
 }
 
 }  // namespace unroll

@@ -45,7 +45,7 @@ class RWKVTimeMix : public ParallelCell {
 
   explicit RWKVTimeMix(const RWKVOptions& options, GeneratorRef generator = {});
   Output operator()(const Tensor& x, const State& state) const override;
-  State initial_state(std::int64_t batch, DType dtype) const override;
+  std::vector<Shape> state_shapes(std::int64_t batch) const override;
   std::int64_t input_size() const override { return options_.size; }
   std::int64_t output_size() const override { return options_.size; }
   std::string describe() const override;
@@ -73,7 +73,7 @@ class RWKVChannelMix : public ParallelCell {
 
   explicit RWKVChannelMix(const RWKVOptions& options, GeneratorRef generator = {});
   Output operator()(const Tensor& x, const State& state) const override;
-  State initial_state(std::int64_t batch, DType dtype) const override;
+  std::vector<Shape> state_shapes(std::int64_t batch) const override;
   std::int64_t input_size() const override { return options_.size; }
   std::int64_t output_size() const override { return options_.size; }
   std::string describe() const override;
@@ -97,7 +97,7 @@ class RWKVBlock : public ParallelCell {
 
   explicit RWKVBlock(const RWKVOptions& options, GeneratorRef generator = {});
   Output operator()(const Tensor& x, const State& state) const override;
-  State initial_state(std::int64_t batch, DType dtype) const override;
+  std::vector<Shape> state_shapes(std::int64_t batch) const override;
   std::int64_t input_size() const override { return att.input_size(); }
   std::int64_t output_size() const override { return att.output_size(); }
   std::string describe() const override { return "RWKVBlock"; }

@@ -266,10 +266,7 @@ Case stream_case(ModelKind kind, std::int64_t size) {
 
 // The sizes that `unroll train --recipe nanogpt-cpu` gives them.
 ModelConfig block_config(ModelKind kind) {
-  const std::int64_t size = kind == ModelKind::mingru    ? 116
-                            : kind == ModelKind::minlstm ? 108
-                            : kind == ModelKind::mamba   ? 168
-                                                         : 120;
+  const std::int64_t size = kind == ModelKind::mamba ? 160 : 112;
   return {.kind = kind, .vocabulary = vocabulary, .hidden = size, .layers = 4};
 }
 

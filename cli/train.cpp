@@ -42,7 +42,8 @@ void apply_recipe(TrainArguments& a, const CLI::App& command) {
   set("--dropout", a.dropout, 0.0);
 }
 
-// Its Transformer, and recurrent models of about the same number of parameters.
+// Its Transformer, and other models of about the same number of parameters; sizes of whole vectors,
+// which products are quickest with.
 void apply_recipe_sizes(ModelConfig& config) {
   config.embedding = 128;
   config.layers = 2;
@@ -57,19 +58,13 @@ void apply_recipe_sizes(ModelConfig& config) {
       config.hidden = 264;
       break;
     case ModelKind::mingru:
-      config.hidden = 116;
-      config.layers = 4;
-      break;
     case ModelKind::minlstm:
-      config.hidden = 108;
+    case ModelKind::rwkv:
+      config.hidden = 112;
       config.layers = 4;
       break;
     case ModelKind::mamba:
-      config.hidden = 168;
-      config.layers = 4;
-      break;
-    case ModelKind::rwkv:
-      config.hidden = 120;
+      config.hidden = 160;
       config.layers = 4;
       break;
     case ModelKind::transformer:

@@ -264,6 +264,66 @@ Case stream_case(ModelKind kind, std::int64_t size) {
           }};
 }
 
+// A long sequence of which the end alone is read, with every so many states kept.
+Case long_case(std::int64_t checkpoint_every) {
+  constexpr std::int64_t steps = 4096, batch = 8, input = 64, size = 128;
+  return {.name = fmt::format(
+              "LSTM 64-128 B8 T4096, last state{}",
+              checkpoint_every > 0 ? fmt::format(", checkpoint_every {}", checkpoint_every) : ""),
+          .flops = recurrent_flops(steps * batch, input, size, 4, false),
+          .make = [=] {
+            Generator g(1);
+            return training(
+                std::make_shared<LSTM>(LSTMOptions{.input_size = input, .hidden_size = size}, g),
+                [=, x = g.normal({steps, batch, input}, 0, 1)](LSTM& m) {
+                  return mean(square(m(x, {.checkpoint_every = checkpoint_every}).state[0]));
+                },
+                DType::f32);
+          }};
+}
+
+// The sizes that `unroll train --recipe nanogpt-cpu` gives them.
+ModelConfig block_config(ModelKind kind) {
+  const std::int64_t size = kind == ModelKind::mamba ? 160 : 112;
+  return {.kind = kind, .vocabulary = vocabulary, .hidden = size, .layers = 4};
+}
+
+Case block_case(ModelKind kind) {
+  const ModelConfig config = block_config(kind);
+  double flops = 0;
+  for (const auto& [name, parameter] : make_model(config)->named_parameters())
+    if (parameter.shape().rank() == 2 && name.ends_with("weight") && !name.starts_with("embed"))
+      flops += linear_flops(12 * 64, static_cast<double>(parameter.shape()[1]),
+                            static_cast<double>(parameter.shape()[0]));
+  return {.name = fmt::format("{} 4L{} B12 T64", to_string(kind), config.hidden),
+          .flops = flops,
+          .make = [=] {
+            Generator g(1);
+            const std::shared_ptr<SequenceModel> model = make_model(config, g);
+            const Shape shape{64, 12};
+            return training(
+                model,
+                [x = random_tokens(shape, vocabulary, g), y = random_tokens(shape, vocabulary, g)](
+                    SequenceModel& m) { return cross_entropy(m(x).output, y); },
+                DType::f32);
+          }};
+}
+
+Case block_stream_case(ModelKind kind) {
+  const ModelConfig config = block_config(kind);
+  return {.name = fmt::format("stream {} 4L{} B1", to_string(kind), config.hidden),
+          .unit = Unit::us,
+          .make = [=]() -> Step {
+            Generator g(1);
+            const std::shared_ptr<SequenceModel> model = make_model(config, g);
+            model->eval();
+            return [model, x = random_tokens({1, 1}, vocabulary, g), state = State{}]() mutable {
+              const NoGrad constant;
+              state = (*model)(x, state).state;
+            };
+          }};
+}
+
 Case overhead_case() {
   return {.name = "autograd overhead ns/op (scalar mul chain fwd+bwd)",
           .unit = Unit::ns,
@@ -311,7 +371,11 @@ std::vector<Case> cases() {
     all.push_back(char_case(kind));
   all.push_back(gpt_case("nanoGPT-cpu 4L4H128 B12 T64", 128, 12, 64));
   all.push_back(gpt_case("GPT 4L4H256 B8 T256", 256, 8, 256));
+  for (const ModelKind kind :
+       {ModelKind::mingru, ModelKind::minlstm, ModelKind::mamba, ModelKind::rwkv})
+    for (const auto make : {block_case, block_stream_case}) all.push_back(make(kind));
   for (const std::int64_t steps : {512, 2048, 4096}) all.push_back(attention_case(steps));
+  for (const std::int64_t every : {0, 32}) all.push_back(long_case(every));
   for (const ModelKind kind : kinds)
     for (const std::int64_t size : {64, 256}) all.push_back(stream_case(kind, size));
   all.push_back(overhead_case());

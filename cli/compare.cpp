@@ -22,8 +22,7 @@ void write_report(const nlohmann::json& results, const std::filesystem::path& fo
 }  // namespace
 
 void add_compare(CLI::App& app) {
-  auto* command = app.add_subcommand(
-      "compare", "Trains RNN, LSTM, GRU and Transformer on the same data and measures them");
+  auto* command = app.add_subcommand("compare", "Trains models on the same data and measures them");
   const auto options = std::make_shared<CompareOptions>();
   const auto out = std::make_shared<std::string>("comparison");
   auto* text = command->add_option("--text", options->text, "UTF-8 text (default: the GPL-3 here)");
@@ -50,7 +49,10 @@ void add_compare(CLI::App& app) {
       ->excludes(series)
       ->excludes(task)
       ->check(whole(1, 1'000'000));
-  auto* models = command->add_option("--models", options->models, "Which models")->delimiter(',');
+  auto* models = command
+                     ->add_option("--models", options->models,
+                                  "Of rnn, lstm, gru, mingru, minlstm, mamba, rwkv, transformer")
+                     ->delimiter(',');
   command->add_option("--parameters", options->parameters, "Parameters of each model")
       ->default_str("200000, or 20000 with --task")
       ->check(whole(1000, 1'000'000'000));

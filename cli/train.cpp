@@ -43,7 +43,8 @@ void apply_recipe(TrainArguments& a, const CLI::App& command) {
   set("--dropout", a.dropout, 0.0);
 }
 
-// Its Transformer, and recurrent models of about the same number of parameters.
+// Its Transformer, and other models of about the same number of parameters; sizes of whole vectors,
+// which products are quickest with.
 void apply_recipe_sizes(ModelConfig& config) {
   config.embedding = 128;
   config.layers = 2;
@@ -56,6 +57,16 @@ void apply_recipe_sizes(ModelConfig& config) {
       break;
     case ModelKind::gru:
       config.hidden = 264;
+      break;
+    case ModelKind::mingru:
+    case ModelKind::minlstm:
+    case ModelKind::rwkv:
+      config.hidden = 112;
+      config.layers = 4;
+      break;
+    case ModelKind::mamba:
+      config.hidden = 160;
+      config.layers = 4;
       break;
     case ModelKind::transformer:
       config.hidden = 128;
@@ -169,7 +180,8 @@ void run(const TrainArguments& a) {
 void add_train(CLI::App& app) {
   auto* command = app.add_subcommand("train", "Trains a character model on a text");
   const auto a = std::make_shared<TrainArguments>();
-  command->add_option("--model", a->model, "rnn, lstm, gru or transformer");
+  command->add_option("--model", a->model,
+                      "rnn, lstm, gru, mingru, minlstm, mamba, rwkv or transformer");
   command->add_option("--text", a->text, "UTF-8 text; the first 90 % train")->required();
   command->add_option("--out", a->out, "Folder for the model, its log and checkpoint");
   auto* recipe =

@@ -63,13 +63,14 @@ TEST_CASE("compare --quick writes results and a report, which can be redrawn", "
   const TemporaryDirectory folder;
   const auto text = write_plainly(folder / "text.txt", prose(1500));
   const auto out = folder / "out";
-  const Run run =
-      program("compare --quick --parameters 20000 --text" + quoted(text) + "--out" + quoted(out));
+  const std::string models = "rnn,lstm,gru,mingru,minlstm,mamba,rwkv,transformer";
+  const Run run = program("compare --quick --parameters 20000 --models " + models + " --text" +
+                          quoted(text) + "--out" + quoted(out));
   CAPTURE(run.text);
   REQUIRE(run.code == 0);
   const nlohmann::json results = nlohmann::json::parse(read_plainly(out / "results.json"));
   CHECK(results.at("format") == "unroll-results-1");
-  CHECK(results.at("models").size() == 4);
+  CHECK(results.at("models").size() == 8);
   const std::string page = read_plainly(out / "report.html");
   CHECK(has(page, "unroll-results-1"));
   for (const char* name : {"rnn", "lstm", "gru", "transformer"}) CHECK(has(run.text, name));
@@ -120,6 +121,25 @@ TEST_CASE("compare --task and --k2 show what they measure", "[slow]") {
   CHECK(truncation.at("points")[1].at("k2") == 5);
   CHECK(truncation.at("points")[1].at("loss") == k2.at("models")[1].at("best_loss"));
   CHECK(has(table, "k1 = 2"));
+}
+
+TEST_CASE("every kind of model is trained and continues a text", "[slow]") {
+  if (!available()) return;
+  const TemporaryDirectory folder;
+  const auto text = write_plainly(folder / "text.txt", prose(400));
+  for (const char* kind : {"mingru", "minlstm", "mamba", "rwkv"}) {
+    CAPTURE(kind);
+    const auto model = folder / kind;
+    const Run trained = program(std::string("train --hidden 16 --layers 2 --context 16 --steps 5 "
+                                            "--evaluation-batches 2 --model ") +
+                                kind + " --text" + quoted(text) + "--out" + quoted(model));
+    CAPTURE(trained.text);
+    CHECK(trained.code == 0);
+    const Run generated = program("generate --count 12 --model-dir" + quoted(model));
+    CAPTURE(generated.text);
+    CHECK(generated.code == 0);
+    CHECK(generated.text.size() >= 12);
+  }
 }
 
 TEST_CASE("train, evaluate, generate, resume", "[slow]") {

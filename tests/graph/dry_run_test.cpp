@@ -2,7 +2,10 @@
 #include <unroll/graph/tape.h>
 #include <unroll/layers/embedding.h>
 #include <unroll/layers/linear.h>
+#include <unroll/layers/mamba.h>
+#include <unroll/layers/minimal.h>
 #include <unroll/layers/recurrent.h>
+#include <unroll/layers/rwkv.h>
 #include <unroll/layers/transformer.h>
 #include <unroll/ops/arithmetic.h>
 #include <unroll/ops/loss.h>
@@ -143,6 +146,30 @@ TEST_CASE("a dry run predicts the peak of a char model's and a Transformer's tra
   };
   check_prediction(std::make_shared<Char>(65, 96, g), pair(64, 16), loss);
   check_prediction(std::make_shared<GPT>(65, 64, 64, g), pair(64, 8), loss);
+}
+
+TEST_CASE("a dry run predicts the peak of training the layers that have all steps at once") {
+  Generator g(1);
+  const auto check = [](std::shared_ptr<ParallelCell> cell, const Shape& input) {
+    for (const bool with_lengths : {false, true})
+      check_prediction(
+          cell,
+          [=] {
+            const std::vector<std::int64_t> counts(static_cast<std::size_t>(input[1]), input[0]);
+            return std::pair{Tensor::zeros(input),
+                             with_lengths ? Tensor::from(counts, {input[1]}) : Tensor()};
+          },
+          [](ParallelCell& m, const auto& in) {
+            return mean(square(m.run(in.first, {.lengths = in.second}).output));
+          });
+  };
+  check(std::make_shared<MinimalBlock>(MinimalBlockOptions{.size = 64}, g), {64, 8, 64});
+  check(std::make_shared<MinimalBlock>(MinimalBlockOptions{.size = 64, .lstm = true}, g),
+        {64, 8, 64});
+  check(std::make_shared<MambaBlock>(MambaOptions{.d_model = 64}, g), {64, 8, 64});
+  // More channels than one block of the scan takes.
+  check(std::make_shared<MambaBlock>(MambaOptions{.d_model = 160}, g), {40, 4, 160});
+  check(std::make_shared<RWKVBlock>(RWKVOptions{.size = 64, .heads = 2}, g), {64, 8, 64});
 }
 
 TEST_CASE("a dry run takes lengths, and allocates nothing large") {

@@ -1,9 +1,13 @@
-// Layers against what PyTorch computed: tests/golden/layers.py wrote the files.
+// Layers against what PyTorch computed, or NumPy from the papers' equations: tests/golden/layers.py
+// and state_space.py wrote the files.
 
 #include <unroll/graph/tape.h>
 #include <unroll/io/safetensors.h>
 #include <unroll/layers/embedding.h>
+#include <unroll/layers/mamba.h>
+#include <unroll/layers/minimal.h>
 #include <unroll/layers/recurrent.h>
+#include <unroll/layers/rwkv.h>
 #include <unroll/layers/transformer.h>
 #include <unroll/ops/arithmetic.h>
 #include <unroll/ops/loss.h>
@@ -35,19 +39,35 @@ Tensor optional(const Values& values, const std::string& name) {
   return found == values.end() ? Tensor() : found->second;
 }
 
+template <class Run>
+Values run_recurrent(const Values& in, const Run& run) {
+  RecurrentCall call{.lengths = optional(in, "lengths")};
+  for (const char* name : {"state0", "state1", "state2"})
+    if (in.contains(name)) call.state.push_back(in.at(name));
+  const Output result = run(in.at("x"), call);
+  Values out{{"output", result.output}};
+  for (std::size_t k = 0; k < result.state.size(); ++k)
+    out["state" + std::to_string(k)] = result.state[k];
+  return out;
+}
+
 template <class Layer, class Options>
 Subject recurrent(const Options& options) {
   auto layer = std::make_unique<Layer>(options);
   Layer& one = *layer;
   return {std::move(layer), [&one](const Values& in) {
-            RecurrentCall call{.lengths = optional(in, "lengths")};
-            for (const char* name : {"state0", "state1"})
-              if (in.contains(name)) call.state.push_back(in.at(name));
-            const Output result = one(in.at("x"), call);
-            Values out{{"output", result.output}};
-            for (std::size_t k = 0; k < result.state.size(); ++k)
-              out["state" + std::to_string(k)] = result.state[k];
-            return out;
+            return run_recurrent(
+                in, [&](const Tensor& x, const RecurrentCall& call) { return one(x, call); });
+          }};
+}
+
+template <class Cell, class Options>
+Subject parallel(const Options& options) {
+  auto cell = std::make_unique<Cell>(options);
+  Cell& one = *cell;
+  return {std::move(cell), [&one](const Values& in) {
+            return run_recurrent(
+                in, [&](const Tensor& x, const RecurrentCall& call) { return one.run(x, call); });
           }};
 }
 
@@ -111,6 +131,19 @@ struct Classifier : Module {
 
 Subject subject(const std::string& name) {
   const auto has = [&](const char* part) { return name.find(part) != std::string::npos; };
+  const MinimalCellOptions minimal{.input_size = 3, .hidden_size = 4};
+  if (name.starts_with("mingru_block"))
+    return parallel<MinimalBlock>(MinimalBlockOptions{.size = 3});
+  if (name.starts_with("minlstm_block"))
+    return parallel<MinimalBlock>(MinimalBlockOptions{.size = 3, .lstm = true});
+  if (name.starts_with("mingru")) return parallel<MinGRU>(minimal);
+  if (name.starts_with("minlstm")) return parallel<MinLSTM>(minimal);
+  if (name.starts_with("mamba"))
+    return parallel<MambaBlock>(
+        MambaOptions{.d_model = 4, .d_state = 3, .d_conv = 3, .dt_rank = 2});
+  if (name.starts_with("rwkv"))
+    return parallel<RWKVBlock>(
+        RWKVOptions{.size = 6, .heads = 2, .mix_rank = 2, .decay_rank = 3, .dim_feedforward = 8});
   if (name.starts_with("attention")) return attention(has("causal") || has("unb"), !has("unb"));
   if (name == "encoder_stack") return transformer<TransformerEncoder>(true, false);
   if (name.starts_with("encoder"))
@@ -206,12 +239,12 @@ std::vector<std::string> cases() {
 
 }  // namespace
 
-TEST_CASE("layers compute what PyTorch computes, and its gradients, in f64") {
+TEST_CASE("layers compute the golden values and gradients in f64") {
   const std::vector<std::string> names = cases();
-  REQUIRE(names.size() >= 35);
+  REQUIRE(names.size() >= 47);
   for (const std::string& name : names) check(name, DType::f64, 1e-10, 1e-10);
 }
 
-TEST_CASE("layers compute what PyTorch computes, and its gradients, in f32") {
+TEST_CASE("layers compute the golden values and gradients in f32") {
   for (const std::string& name : cases()) check(name, DType::f32, 1e-5, 1e-4);
 }

@@ -72,6 +72,18 @@ inline std::vector<UserCell> user_cells(DType dtype, std::int64_t rows = batch) 
        }});
 
   cells.push_back(
+      {"a next state of the input alone", 1, {in}, {}, [in](auto& x, auto& s, auto) -> Output {
+         const Tensor next = tanh(linear(x, in));
+         return {next * next * s[0], {next}};
+       }});
+
+  cells.push_back({"a choice by comparison", 1, {in}, {}, [in](auto& x, auto& s, auto) -> Output {
+                     const Tensor sum = linear(x, in) + s[0];
+                     const Tensor h = where(greater(sum, 0.0), tanh(sum), sum * 0.1);
+                     return {where(less(linear(x, in), s[0]), h, s[0]), {h}};
+                   }});
+
+  cells.push_back(
       {"one value as output and both states", 2, {in}, {}, [in](auto& x, auto& s, auto) -> Output {
          const Tensor h = tanh(linear(x, in) + s[0] - s[1]);
          return {h, {h, h}};

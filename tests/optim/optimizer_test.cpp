@@ -226,6 +226,14 @@ TEST_CASE("decay_groups spares vectors", "[optim]") {
   CHECK(optimizer.groups()[1].weight_decay == 0);
 }
 
+TEST_CASE("decay_groups spares matrices of rates", "[optim]") {
+  const Parameter matrix(Tensor::zeros({2, 3}));
+  for (const char* name : {"A_log", "layers.0.mixer.A_log", "blocks.1.att.time_faaaa"})
+    CHECK(decay_groups({{name, matrix}})[1].parameters.size() == 1);
+  for (const char* name : {"layers.0.mixer.x_proj.weight", "time_embedding.weight"})
+    CHECK(decay_groups({{name, matrix}})[0].parameters.size() == 1);
+}
+
 TEST_CASE("a step that fails changes nothing", "[optim]") {
   Model model;
   Adam optimizer(model.parameters());

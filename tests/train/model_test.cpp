@@ -25,15 +25,14 @@ TEST_CASE("a model folder round trip") {
   const TemporaryDirectory folder;
   const std::string text = "abcdefgh";
   const Vocabulary vocabulary = Vocabulary::characters(text);
-  for (const ModelKind kind :
-       {ModelKind::rnn, ModelKind::lstm, ModelKind::gru, ModelKind::transformer})
+  for (const ModelKind kind : every_kind)
     for (const Positions positions :
          {Positions::learned, Positions::rotary, Positions::sinusoidal}) {
       CAPTURE(to_string(kind));
       ModelConfig config = small(kind, 0.1);
       config.positions = positions;
       config.bias = kind != ModelKind::gru;
-      config.tied = kind == ModelKind::transformer;
+      config.tied = has_blocks(kind);
       Generator g(1);
       const auto model = make_model(config, g);
       save_model(folder / "model", config, vocabulary, *model);
@@ -51,8 +50,7 @@ TEST_CASE("a model folder round trip") {
 }
 
 TEST_CASE("the number of parameters is known before a model is made") {
-  for (const ModelKind kind :
-       {ModelKind::rnn, ModelKind::lstm, ModelKind::gru, ModelKind::transformer})
+  for (const ModelKind kind : every_kind)
     for (const bool bias : {false, true})
       for (const bool tied : {false, true})
         for (const Positions positions :
@@ -74,6 +72,14 @@ TEST_CASE("the number of parameters is known before a model is made") {
             CHECK(parameter_count(config) ==
                   static_cast<double>(make_model(config)->parameter_count()));
           }
+  // Ranks that grow with the size, from their least to their most.
+  for (const std::int64_t hidden : {24, 200, 640}) {
+    for (const ModelKind kind : {ModelKind::rwkv, ModelKind::mamba}) {
+      ModelConfig config = small(kind);
+      config.hidden = hidden;
+      CHECK(parameter_count(config) == static_cast<double>(make_model(config)->parameter_count()));
+    }
+  }
 }
 
 TEST_CASE("a model that cannot be is refused before it is made") {
@@ -89,6 +95,8 @@ TEST_CASE("a model that cannot be is refused before it is made") {
   refused([](ModelConfig& c) { c.heads = 3; }, "3 heads do not divide");
   refused([](ModelConfig& c) { c.heads = c.hidden; }, "an even number of units a head");
   refused([](ModelConfig& c) { c.heads = 0; }, "heads must be 1 or more");
+  refused([](ModelConfig& c) { c.kind = ModelKind::rwkv, c.heads = 3; }, "3 heads do not divide");
+  refused([](ModelConfig& c) { c.kind = ModelKind::mamba, c.hidden = 0; }, "hidden must be 1");
   ModelConfig config = small(ModelKind::transformer);
   config.heads = 0;
   CHECK_THROWS_AS(sized(config, 10'000), Error);
@@ -215,8 +223,7 @@ TEST_CASE("generation: deterministic at temperature 0 and by seed, and what was 
 
 TEST_CASE("step by step with the state carried gives what the whole sequence gives") {
   Generator g(5);
-  for (const ModelKind kind :
-       {ModelKind::rnn, ModelKind::lstm, ModelKind::gru, ModelKind::transformer})
+  for (const ModelKind kind : every_kind)
     for (const Positions positions :
          {Positions::learned, Positions::rotary, Positions::sinusoidal}) {
       CAPTURE(to_string(kind), static_cast<int>(positions));
@@ -245,7 +252,7 @@ TEST_CASE("step by step with the state carried gives what the whole sequence giv
 
 TEST_CASE("no output depends on a later input") {
   Generator g(6);
-  for (const ModelKind kind : {ModelKind::gru, ModelKind::transformer}) {
+  for (const ModelKind kind : every_kind) {
     const auto model = make_model(small(kind), g);
     model->eval();
     Tensor tokens = Tensor::zeros({10, 1}, DType::i64);
@@ -270,8 +277,10 @@ TEST_CASE("models of real features, and configs that make none") {
       make_model({.kind = ModelKind::transformer, .vocabulary = 5, .hidden = 10, .heads = 3}, g),
       Error);
   const std::string message = message_of<Error>([] { model_kind("perceptron"); });
-  for (const char* name : {"perceptron", "rnn", "lstm", "gru", "transformer"})
+  for (const char* name :
+       {"perceptron", "rnn", "lstm", "gru", "mingru", "minlstm", "mamba", "rwkv", "transformer"})
     CHECK(has(message, name));
-  for (const char* name : {"rnn", "lstm", "gru", "transformer"})
+  for (const char* name :
+       {"rnn", "lstm", "gru", "mingru", "minlstm", "mamba", "rwkv", "transformer"})
     CHECK(std::string(to_string(model_kind(name))) == name);
 }

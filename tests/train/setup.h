@@ -22,6 +22,10 @@ inline Tensor token_loss(const Tensor& output, const Batch& batch) {
   return cross_entropy(output, batch.y);
 }
 
+inline constexpr ModelKind every_kind[] = {
+    ModelKind::rnn,     ModelKind::lstm,  ModelKind::gru,  ModelKind::mingru,
+    ModelKind::minlstm, ModelKind::mamba, ModelKind::rwkv, ModelKind::transformer};
+
 inline ModelConfig small(ModelKind kind, double dropout = 0) {
   return {.kind = kind,
           .vocabulary = 8,

@@ -11,6 +11,7 @@
 
 #include "../catch.h"
 #include "../tensors.h"
+#include "setup.h"
 
 using namespace unroll;
 
@@ -89,6 +90,77 @@ TEST_CASE("a replayed training step asks the system for no memory") {
   CHECK(memory_stats().live == warm.live);
   CHECK(memory_stats().system_allocations == warm.system_allocations);
 #endif
+}
+
+TEST_CASE("every kind of model is replayed: the bits of a recorded step, no memory of the system") {
+  for (const ModelKind kind : test::every_kind) {
+    CAPTURE(to_string(kind));
+    Generator g1(5), g2(5);
+    ModelConfig config = test::small(kind);
+    config.vocabulary = 11;
+    const auto recorded = make_model(config, g1), replayed = make_model(config, g2);
+    AdamW one(recorded->parameters()), two(replayed->parameters());
+    const auto loss = [](SequenceModel& model, std::span<const Tensor> in) -> Tensors {
+      return {cross_entropy(model(in[0]).output, in[1])};
+    };
+    TrainStep step([&](std::span<const Tensor> in) { return loss(*replayed, in); }, two);
+    // 35 steps pass the boundaries of the scans' chunks.
+    for (std::uint64_t i = 0; i < 2; ++i) {
+      const Tensors in = batch(35, i);
+      one.zero_grad();
+      Tape tape;
+      const Tensors expected = loss(*recorded, in);
+      tape.backward(expected[0]);
+      one.step();
+      CHECK(same_bits(step(in)[0], expected[0]));
+    }
+    CHECK(same_bits(recorded->state_dict(), replayed->state_dict()));
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+    const Tensors in = batch(35, 3);
+    step(in);
+    const MemoryStats warm = memory_stats();
+    for (int i = 0; i < 3; ++i) step(in);
+    CHECK(memory_stats().system_allocations == warm.system_allocations);
+#endif
+  }
+}
+
+TEST_CASE("a traced step streams: the state goes in and comes out") {
+  for (const ModelKind kind : test::every_kind) {
+    if (kind == ModelKind::transformer) continue;  // its cache grows, a program's shapes do not
+    CAPTURE(to_string(kind));
+    Generator g(5);
+    const auto model = make_model(test::small(kind), g);
+    model->eval();
+    const NoGrad constant;
+    const auto token = [](std::int64_t t) {
+      return Tensor::full({1, 2}, static_cast<double>(t * t % 8), DType::i64);
+    };
+    const Output first = (*model)(token(0));
+    Tensors examples{token(1)};
+    for (const Tensor& one : first.state) examples.push_back(one);
+    Program program = trace(
+        [&](std::span<const Tensor> in) {
+          const Output out = (*model)(in[0], State(in.begin() + 1, in.end()));
+          Tensors all{out.output};
+          for (const Tensor& one : out.state) all.push_back(one);
+          return all;
+        },
+        examples);
+    State plain = first.state, streamed = first.state;
+    for (std::int64_t t = 1; t < 20; ++t) {
+      const Output expected = (*model)(token(t), plain);
+      plain = expected.state;
+      Tensors in{token(t)};
+      for (const Tensor& one : streamed) in.push_back(one);
+      const std::span<const Tensor> got = program(in);
+      CHECK(same_bits(got[0], expected.output));
+      for (std::size_t k = 0; k < streamed.size(); ++k) {
+        CHECK(same_bits(got[1 + k], plain[k]));
+        streamed[k] = got[1 + k].clone();
+      }
+    }
+  }
 }
 
 TEST_CASE("a loss that is not finite leaves the parameters as they were") {

@@ -34,8 +34,7 @@ StateDict copied(const StateDict& state) {
 }  // namespace
 
 TEST_CASE("every kind of model learns a periodic text") {
-  for (const ModelKind kind :
-       {ModelKind::rnn, ModelKind::lstm, ModelKind::gru, ModelKind::transformer}) {
+  for (const ModelKind kind : every_kind) {
     CAPTURE(to_string(kind));
     Setup setup(small(kind));
     const TrainResult result = setup.run({.steps = 200, .clip_norm = 1, .evaluate_every = 50});

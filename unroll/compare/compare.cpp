@@ -19,14 +19,14 @@ namespace {
 
 using Json = nlohmann::json;
 
-constexpr int transformer_layers = 3;
+constexpr int layers_of_blocks = 3;
 
 ModelConfig config_of(const std::string& name, const ModelConfig& base, std::int64_t parameters,
                       bool task) {
   ModelConfig config = base;
   config.kind = model_kind(name);
   config.embedding = task ? 32 : 64;
-  config.layers = config.kind == ModelKind::transformer && !task ? transformer_layers : 2;
+  config.layers = has_blocks(config.kind) && !task ? layers_of_blocks : 2;
   config.heads = task ? 2 : 4;
   config.positions = Positions::rotary;
   return sized(config, parameters);
@@ -340,7 +340,7 @@ class Comparison {
     small.features = 2;
     small.outputs = 1;
     small.embedding = 16;
-    small.layers = config.kind == ModelKind::transformer ? 2 : 1;
+    small.layers = has_blocks(config.kind) ? 2 : 1;
     small.heads = 2;
     small = sized(small, budget_.adding_parameters);
     double done = 0;

@@ -1,4 +1,5 @@
 // Masks, and the choice by a mask.
+#include <unroll/graph/tape.h>
 #include <unroll/ops/arithmetic.h>
 #include <unroll/ops/pointwise.h>
 #include <unroll/ops/samples.h>
@@ -22,7 +23,12 @@ struct MaskFn {
 template <class Compare>
 Tensor compare(const char* name, const Where& where, Compare holds, const Tensor& a,
                const Tensor& b) {
-  return pointwise(PointwiseName(name, where), MaskFn<Compare>{holds}, a.detach(), b.detach());
+  // Nothing to differentiate, so nothing to record; but a trace must know where its masks come
+  // from.
+  const Tape* tape = Tape::current();
+  const bool traced = tape != nullptr && tape->traces();
+  return pointwise(PointwiseName(name, where), MaskFn<Compare>{holds}, traced ? a : a.detach(),
+                   traced ? b : b.detach());
 }
 
 Tensor number(const Tensor& like, double value) { return Tensor::full({}, value, like.dtype()); }

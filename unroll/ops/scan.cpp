@@ -3,6 +3,7 @@
 #include <unroll/ops/arithmetic.h>
 #include <unroll/ops/index.h>
 #include <unroll/ops/layout.h>
+#include <unroll/ops/lengths.h>
 #include <unroll/ops/scan.h>
 #include <unroll/ops/scan_checkpoint.h>
 #include <unroll/ops/scan_group.h>
@@ -65,29 +66,6 @@ struct ScanOp : OpRecord<ScanOp> {
   }
 };
 
-// [T, B, 1]: 1 while a row's sequence lasts.
-Tensor mask_of(const Tensor& lengths, const Tensor& xs, const Where& where) {
-  const std::int64_t steps = xs.size(0), batch = xs.rank() > 1 ? xs.size(1) : 0;
-  if (lengths.rank() != 1 || lengths.size(0) != batch)
-    fail("scan", fmt::format("lengths {} for a batch of {}", to_string(lengths), batch), where,
-         "Give one length for every row of the batch");
-  const Tensor counts = lengths.to(DType::i64);
-  Tensor mask = Tensor::empty({steps, batch, 1}, xs.dtype());
-  if (mask.is_abstract()) return mask;
-  for (std::int64_t b = 0; b < batch; ++b) {
-    const std::int64_t length = counts.data<std::int64_t>()[b];
-    if (length < 0 || length > steps)
-      fail("scan", fmt::format("length {} of row {} is not within 0 to {}", length, b, steps),
-           where);
-    with_float("scan", xs.dtype(), [&](auto zero) {
-      using T = decltype(zero);
-      for (std::int64_t t = 0; t < steps; ++t)
-        mask.mutable_ptr<T>()[t * batch + b] = t < length ? T(1) : T(0);
-    });
-  }
-  return mask;
-}
-
 // The slow twin: every op of every step on the tape.
 Output unrolled(const Cell& cell, const Tensor& xs, const State& initial, const Tensor& mask,
                 bool reverse, const Where& caller) {
@@ -124,6 +102,12 @@ void check(const Tensor& xs, const ScanOptions& options, const Where& where) {
          "A positive number of steps, or 0 to compute nothing again");
 }
 
+// [T, B, 1], or undefined where every sequence fills T.
+Tensor mask_of(const ScanOptions& options, const Tensor& xs, const Where& where) {
+  if (!options.lengths.defined()) return {};
+  return length_mask("scan", options.lengths, xs.size(0), xs.size(1), xs.dtype(), where);
+}
+
 Spec step_of(const Tensor& xs) { return {xs.shape().without(0), xs.dtype()}; }
 
 // Each member by itself.
@@ -157,9 +141,6 @@ std::vector<std::unique_ptr<ScanPlan>> plans_of(ScanGroup::Kind kind,
     plans.push_back(std::make_unique<ScanPlan>(member.cell, x, member.state, own, where));
     if (plans.back()->random()) return {};
     if (kind == ScanGroup::Kind::parallel) continue;
-    if (own.reverse != plans[0]->reverse())
-      fail("scan_stack", "its members run in different directions", where,
-           "Run those of each direction in a stack of their own");
     x = plans.back()->output();
     needs_x = plans.back()->differentiates();
   }
@@ -171,6 +152,10 @@ std::vector<Output> scan_together(ScanGroup::Kind kind, std::span<const ScanMemb
                                   const Where& where) {
   check(xs, options, where);
   if (members.empty()) return {};
+  for (const ScanMember& member : members)
+    if (kind == ScanGroup::Kind::stack && member.reverse != members[0].reverse)
+      fail("scan_stack", "its members run in different directions", where,
+           "Run those of each direction in a stack of their own");
   // One op keeps what its last member needs until its first has been walked back through: that is
   // worth it where threads share the work.
   const bool separate = members.size() > 1 && detail::is_alone();
@@ -184,7 +169,7 @@ std::vector<Output> scan_together(ScanGroup::Kind kind, std::span<const ScanMemb
   }
   std::vector<std::vector<Tensor>> captures;
   for (const auto& plan : plans) captures.push_back(plan->take_captures());
-  const Tensor mask = options.lengths.defined() ? mask_of(options.lengths, xs, where) : Tensor();
+  const Tensor mask = mask_of(options, xs, where);
   std::vector<const Tensor*> in{&xs};
   if (mask.defined()) in.push_back(&mask);
   for (std::size_t m = 0; m < members.size(); ++m) {
@@ -211,7 +196,7 @@ Output scan(const Cell& cell, const Tensor& xs, const State& state, const ScanOp
   check(xs, options, where);
   const bool checkpoints = options.checkpoint_every > 0 && options.checkpoint_every < xs.size(0);
   if (options.unrolled || checkpoints) {
-    const Tensor mask = options.lengths.defined() ? mask_of(options.lengths, xs, where) : Tensor();
+    const Tensor mask = mask_of(options, xs, where);
     if (!options.unrolled) return checkpointed_scan(cell, xs, state, mask, options, where);
     return unrolled(cell, xs, state, mask, options.reverse, where);
   }

@@ -36,12 +36,23 @@ void check_distinct(const char* op, std::span<const Parameter> parameters) {
          "Module::parameters() lists tied parameters once");
 }
 
+namespace {
+
+// Matrices that set how quickly states decay and steps are mixed, in Mamba and RWKV: their authors
+// do not let them decay towards 0, which is a rate like any other.
+bool is_rate(const std::string& name) {
+  const std::string last = name.substr(name.rfind('.') + 1);
+  return last == "A_log" || last.starts_with("time_");
+}
+
+}  // namespace
+
 std::vector<ParameterGroup> decay_groups(
     const std::vector<std::pair<std::string, Parameter>>& parameters) {
   std::vector<ParameterGroup> groups(2);
   groups[1].weight_decay = 0;
   for (const auto& [name, parameter] : parameters)
-    groups[parameter.shape().rank() >= 2 ? 0 : 1].parameters.push_back(parameter);
+    groups[parameter.shape().rank() >= 2 && !is_rate(name) ? 0 : 1].parameters.push_back(parameter);
   return groups;
 }
 

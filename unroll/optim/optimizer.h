@@ -21,7 +21,8 @@ struct ParameterGroup {
 };
 
 /// Two groups: matrices (rank >= 2) with the optimizer's weight decay, biases, gains and the like
-/// without any. Decay bounds how strongly units are connected; a bias or a gain connects nothing.
+/// without any. Decay bounds how strongly units are connected; a bias or a gain connects nothing,
+/// nor does a rate of decay, which is a matrix in Mamba (A_log) and RWKV (time_...).
 std::vector<ParameterGroup> decay_groups(
     const std::vector<std::pair<std::string, Parameter>>& parameters);
 

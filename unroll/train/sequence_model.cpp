@@ -1,12 +1,10 @@
 #include <fmt/format.h>
-#include <unroll/layers/embedding.h>
-#include <unroll/layers/linear.h>
 #include <unroll/layers/positions.h>
 #include <unroll/layers/recurrent.h>
 #include <unroll/layers/transformer.h>
 #include <unroll/ops/arithmetic.h>
 #include <unroll/ops/layout.h>
-#include <unroll/train/sequence_model.h>
+#include <unroll/train/block_model.h>
 
 #include <cmath>
 #include <cstdlib>
@@ -14,26 +12,11 @@
 namespace unroll {
 namespace {
 
-constexpr ModelKind kinds[] = {ModelKind::rnn, ModelKind::lstm, ModelKind::gru,
-                               ModelKind::transformer};
+using detail::Input, detail::outputs_of;
 
-std::int64_t outputs_of(const ModelConfig& c) { return c.outputs > 0 ? c.outputs : c.vocabulary; }
-
-// Tokens through a table, real features through a matrix.
-struct Input {
-  std::unique_ptr<Embedding> table;
-  std::unique_ptr<Linear> matrix;
-
-  Input(const ModelConfig& c, std::int64_t size, GeneratorRef& generator) {
-    if (c.vocabulary > 0) {
-      table = std::make_unique<Embedding>(c.vocabulary, size, generator);
-    } else {
-      matrix = std::make_unique<Linear>(c.features, size, generator);
-    }
-  }
-  Module& module() { return table ? static_cast<Module&>(*table) : *matrix; }
-  Tensor operator()(const Tensor& x) const { return table ? (*table)(x) : (*matrix)(x); }
-};
+constexpr ModelKind kinds[] = {ModelKind::rnn,    ModelKind::lstm,       ModelKind::gru,
+                               ModelKind::mingru, ModelKind::minlstm,    ModelKind::mamba,
+                               ModelKind::rwkv,   ModelKind::transformer};
 
 // embed -> rnn -> head
 class RecurrentModel : public SequenceModel {
@@ -167,6 +150,14 @@ const char* to_string(ModelKind kind) {
       return "lstm";
     case ModelKind::gru:
       return "gru";
+    case ModelKind::mingru:
+      return "mingru";
+    case ModelKind::minlstm:
+      return "minlstm";
+    case ModelKind::mamba:
+      return "mamba";
+    case ModelKind::rwkv:
+      return "rwkv";
     case ModelKind::transformer:
       return "transformer";
   }
@@ -182,10 +173,15 @@ ModelKind model_kind(const std::string& name) {
   fail("model", fmt::format("no model is named '{}'", name), "Known: " + known);
 }
 
+bool has_blocks(ModelKind kind) {
+  return kind != ModelKind::rnn && kind != ModelKind::lstm && kind != ModelKind::gru;
+}
+
 double parameter_count(const ModelConfig& c) {
+  const bool transformer = c.kind == ModelKind::transformer;
+  if (has_blocks(c.kind) && !transformer) return detail::block_parameter_count(c);
   const auto h = static_cast<double>(c.hidden), layers = static_cast<double>(c.layers),
              outputs = static_cast<double>(outputs_of(c)), bias = c.bias ? 1.0 : 0.0;
-  const bool transformer = c.kind == ModelKind::transformer;
   const double width = transformer ? h : static_cast<double>(c.embedding);
   const double input = c.vocabulary > 0 ? static_cast<double>(c.vocabulary) * width
                                         : (static_cast<double>(c.features) + 1) * width;
@@ -209,13 +205,14 @@ std::unique_ptr<SequenceModel> make_model(const ModelConfig& c, GeneratorRef gen
                               c.vocabulary, c.features));
   if (outputs_of(c) < 1) fail("model", "outputs must be positive");
   const bool transformer = c.kind == ModelKind::transformer;
+  const bool heads = transformer || c.kind == ModelKind::rwkv;
   for (const auto& [name, size] : {std::pair<const char*, std::int64_t>{"hidden", c.hidden},
                                    {"layers", c.layers},
-                                   {"heads", transformer ? c.heads : 1},
+                                   {"heads", heads ? c.heads : 1},
                                    {"context", transformer ? c.context : 1},
-                                   {"embedding", transformer ? 1 : c.embedding}})
+                                   {"embedding", has_blocks(c.kind) ? 1 : c.embedding}})
     if (size < 1) fail("model", fmt::format("{} must be 1 or more, got {}", name, size));
-  if (transformer && c.hidden % c.heads != 0)
+  if (heads && c.hidden % c.heads != 0)
     fail("model", fmt::format("{} heads do not divide a hidden size of {}", c.heads, c.hidden));
   if (transformer && c.positions == Positions::rotary && c.hidden / c.heads % 2 != 0)
     fail("model",
@@ -232,12 +229,15 @@ std::unique_ptr<SequenceModel> make_model(const ModelConfig& c, GeneratorRef gen
     fail("model",
          fmt::format("{:.3g} parameters are more than any machine holds here", parameter_count(c)));
   if (transformer) return std::make_unique<TransformerModel>(c, generator);
+  if (has_blocks(c.kind)) return detail::make_block_model(c, generator);
   return std::make_unique<RecurrentModel>(c, generator);
 }
 
 ModelConfig sized(ModelConfig config, std::int64_t parameters) {
   if (config.heads < 1) fail("model", fmt::format("{} heads", config.heads));
-  const std::int64_t unit = config.kind == ModelKind::transformer ? 2 * config.heads : 1;
+  const std::int64_t unit = config.kind == ModelKind::transformer ? 2 * config.heads
+                            : config.kind == ModelKind::rwkv      ? config.heads
+                                                                  : 1;
   const auto count = [&](std::int64_t units) {
     config.hidden = units * unit;
     return parameter_count(config);

@@ -23,11 +23,14 @@ class SequenceModel : public Module {
   virtual bool constant_state() const = 0;
 };
 
-enum class ModelKind : std::uint8_t { rnn, lstm, gru, transformer };
+enum class ModelKind : std::uint8_t { rnn, lstm, gru, mingru, minlstm, mamba, rwkv, transformer };
 
 const char* to_string(ModelKind kind);
 /// Throws Error for an unknown name, listing the known ones.
 ModelKind model_kind(const std::string& name);
+/// Is it a stack of residual blocks on vectors of `hidden` numbers? A Transformer is, and all the
+/// later recurrent models; RNN, LSTM and GRU are not.
+bool has_blocks(ModelKind kind);
 
 enum class Positions : std::uint8_t { learned, rotary, sinusoidal };
 
@@ -38,9 +41,9 @@ struct ModelConfig {
   std::int64_t features = 0;
   std::int64_t outputs = 0;  ///< 0: as many as the vocabulary
   std::int64_t embedding = 128;
-  std::int64_t hidden = 224;  ///< recurrent: size of h; Transformer: d_model (embedding is unused)
+  std::int64_t hidden = 224;  ///< size of h; of models of blocks: d_model (embedding is unused)
   int layers = 2;
-  std::int64_t heads = 4;     ///< Transformer
+  std::int64_t heads = 4;     ///< Transformer, RWKV
   std::int64_t context = 64;  ///< Transformer with learned positions: the longest sequence
   Positions positions = Positions::rotary;
   double dropout = 0;
@@ -57,7 +60,8 @@ double parameter_count(const ModelConfig& config);
 std::unique_ptr<SequenceModel> make_model(const ModelConfig& config, GeneratorRef generator = {});
 
 /// The config whose `hidden` makes the model's parameters come closest to `parameters`; for a
-/// Transformer hidden is a multiple of 2 heads. Throws Error where even the smallest is too large.
+/// Transformer hidden is a multiple of 2 heads, for RWKV of its heads. Throws Error where even the
+/// smallest is too large.
 ModelConfig sized(ModelConfig config, std::int64_t parameters);
 
 }  // namespace unroll

@@ -55,7 +55,9 @@
 
   const known = { rnn: "RNN", lstm: "LSTM", gru: "GRU", transformer: "Transformer" };
   const marks = ["circle", "rect", "triangle", "rectRot", "star", "cross", "rectRounded", "crossRot"];
-  const label = (name) => known[name] || (name === "linear" ? "Linear RNN" : name);
+  const later = { mingru: "minGRU", minlstm: "minLSTM", mamba: "Mamba", rwkv: "RWKV-6" };
+  const label = (name) =>
+    known[name] || later[name] || (name === "linear" ? "Linear RNN" : name);
   const order = models.map((m) => m.name);
   const others = order.filter((name) => !known[name]);
   const variable = (name) =>

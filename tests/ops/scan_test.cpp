@@ -1,5 +1,6 @@
 // scan(): cells of a user, the plain loop as a twin, what it refuses.
 
+#include <unroll/graph/memory.h>
 #include <unroll/layers/linear.h>
 #include <unroll/ops/dropout.h>
 #include <unroll/ops/index.h>
@@ -137,5 +138,51 @@ TEST_CASE("the plain loop says the same of a state that changes its shape") {
   for (const Tensor& lengths : {Tensor(), unsorted()}) {
     CHECK_THROWS_AS(scan(grows, xs, h, {.lengths = lengths, .unrolled = true}), Error);
     CHECK_THROWS_AS(scan(forgets, xs, h, {.lengths = lengths, .unrolled = true}), Error);
+  }
+}
+
+TEST_CASE("gradients take the memory of what was kept for them, unless it is needed again") {
+  Generator g(5);
+  const LSTMCell cell({.input_size = 24, .hidden_size = 32}, g);
+  const Tensor xs = normal({40, 8, 24}, 1, DType::f32);
+  const std::vector<Parameter> parameters = cell.parameters();
+  const auto run = [&](Tape& tape) {
+    return sum(square(scan([&](const Tensor& x, const State& s) { return cell(x, s); },
+                           tape.watch(xs), cell.initial_state(8, DType::f32))
+                          .output));
+  };
+  const auto grads = [&] {
+    std::vector<Tensor> all;
+    for (Parameter p : parameters) {
+      all.push_back(p.grad().clone());
+      p.zero_grad();
+    }
+    return all;
+  };
+  const auto peak = [&](bool retain) {
+    Tape tape;
+    const Tensor loss = run(tape);
+    reset_peak_memory();
+    tape.backward(loss, {.retain = retain});
+    return memory_stats().peak;
+  };
+  for (Parameter p : parameters) p.zero_grad();
+  std::int64_t kept = 0, taken = 0;
+  for (int i = 0; i < 2; ++i) {
+    kept = peak(true);
+    (void)grads();
+    taken = peak(false);
+    if (i == 0) (void)grads();
+  }
+  const std::vector<Tensor> last = grads();
+  const std::int64_t gates = 40 * 8 * 4 * 32 * 4;  // bytes
+  CHECK(taken <= kept - gates * 9 / 10);
+  // A tape that is kept can be walked again, to the same gradients.
+  Tape tape;
+  const Tensor loss = run(tape);
+  for (const bool retain : {true, true, false}) {
+    tape.backward(loss, {.retain = retain});
+    const std::vector<Tensor> again = grads();
+    for (std::size_t i = 0; i < last.size(); ++i) CHECK(same_bits(again[i], last[i]));
   }
 }

@@ -30,6 +30,9 @@ struct Vjp {
   Args grads;    ///< d loss / d output; undefined where no gradient reached that output
   std::span<const bool> needed;  ///< per input: does anybody want its gradient?
   std::span<Tensor> result;      ///< per input: d loss / d input; may stay undefined for zero
+  /// What was kept for this vjp has no reader behind it: outputs that only the op itself knows, and
+  /// that are unique(), may be overwritten.
+  bool last = false;
 
   /// The gradient of output i, zeros where none reached it.
   Tensor grad(std::size_t i) const {
@@ -75,9 +78,9 @@ class Op {
   /// Makes repeated calls ready, whose inputs are like `in`; those `fixed` keep their data from
   /// call to call, the others may be abstract. Default: a kernel that calls forward().
   virtual const Kernel* bind(Args in, std::span<const bool> fixed, Arena& arena) const;
-  /// Bit i: output 0 may be written over input i while it is computed.
-  virtual std::uint32_t in_place(Args in) const {
-    (void)in;
+  /// Bit i: this output may be written over input i while it is computed.
+  virtual std::uint32_t in_place(Args in, std::size_t output) const {
+    (void)in, (void)output;
     return 0;
   }
 

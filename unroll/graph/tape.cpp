@@ -280,7 +280,7 @@ class Scratch {
 }  // namespace
 
 // The gradients of a node's outputs become those of its inputs.
-void Tape::step_back(const Node& node, Grads& grads) {
+void Tape::step_back(Node& node, Grads& grads, bool last) {
   if (node.op == nullptr) return;
   Tensor* const output_grads = &grads[node.first_output];
   bool reached = false;
@@ -308,10 +308,12 @@ void Tape::step_back(const Node& node, Grads& grads) {
         .outputs = Args(outputs.span()),
         .grads = Args(gradients.span()),
         .needed = needed.span(),
-        .result = results.span()};
+        .result = results.span(),
+        .last = last};
   try {
     node.op->vjp(v);
   } catch (const MemoryError& error) {
+    node.consumed = last;  // it may have overwritten what was kept
     throw MemoryError(error, fmt::format("{}, backward", node.op->name()), shapes_of(v.inputs),
                       node.where);
   }
@@ -369,7 +371,7 @@ void Tape::backward(const Tensor& loss, const BackwardOptions& options) {
   // optimizer can change them in place, without a copy.
   const bool last = values_[value].producer + 1 == nodes_.size();
   for (std::size_t n = values_[value].producer + 1; n-- > options.down_to.nodes;) {
-    step_back(nodes_[n], grads);
+    step_back(nodes_[n], grads, !options.retain);
     if (options.retain) continue;
     release(nodes_[n]);
     if (last && nodes_[n].parameter != nullptr) values_[nodes_[n].first_output].tensor.drop_data();
@@ -429,7 +431,7 @@ std::vector<Tensor> Tape::gradient(std::span<const Tensor> outputs, std::span<co
             [&](std::size_t a, std::size_t b) { return wrt[a].ref().value > wrt[b].ref().value; });
   for (std::size_t i : order) {
     const std::uint32_t value = wrt[i].ref().value;
-    while (above > values_[value].producer + 1u) step_back(nodes_[--above], grads);
+    while (above > values_[value].producer + 1u) step_back(nodes_[--above], grads, false);
     result[i] = grads[value];
     if (!result[i].defined() && options.zeros)
       result[i] = Tensor::zeros(wrt[i].shape(), wrt[i].dtype());

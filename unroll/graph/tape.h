@@ -140,7 +140,7 @@ class Tape {
     const Node& node = nodes_[values_[value].producer];
     return node.first_output + node.output_count;
   }
-  void step_back(const Node& node, Grads& grads);
+  void step_back(Node& node, Grads& grads, bool last);
   void take_gradients(const Node& node, Vjp& v, Grads& grads);
   void release(Node& node);
 

@@ -152,7 +152,7 @@ struct Matmul : OpRecord<Matmul> {
           g, static_cast<std::size_t>(out.shape.numel()) * sizeof(T), shared, in[1].ptr<T>());
     });
   }
-  std::uint32_t in_place(Args in) const override {
+  std::uint32_t in_place(Args in, std::size_t) const override {
     return in.size() > 2 && in[2].rank() > 1 ? 0b100 : 0;
   }
 

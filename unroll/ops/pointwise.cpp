@@ -130,6 +130,19 @@ Rows pointwise_rows(Args in, std::span<const PointwiseSlot> slots, std::span<con
   return Rows::map;
 }
 
+std::uint32_t pointwise_in_place(Args in, std::span<const PointwiseSlot> in_slots,
+                                 std::span<const PointwiseSlot> out_slots, std::size_t output) {
+  Shape shape = slot_shape(in, in_slots[0]);
+  for (const PointwiseSlot& slot : in_slots.subspan(1))
+    shape = broadcast("pointwise", shape, slot_shape(in, slot));
+  const int k = static_cast<int>(output);
+  bool written = false;
+  for (const PointwiseSlot& slot : out_slots) written = written || slot.tensor == k;
+  for (const PointwiseSlot& slot : in_slots)
+    if (slot.tensor == k && slot_shape(in, slot) != shape) return 0;
+  return written && k < 32 ? 1u << k : 0;
+}
+
 void fail_derivative_order(const char* name) {
   fail(name, "gradients of this order are not derived from a lambda with so many arguments",
        "Compose it from smaller ops");

@@ -56,6 +56,9 @@ Shape pointwise_shape(const char* name, Args in, std::span<const PointwiseSlot> 
 PointwiseLoop pointwise_loop(const Shape& shape, Args in, std::span<const PointwiseSlot> in_slots,
                              std::span<const Tensor> out, std::span<const PointwiseSlot> out_slots);
 Rows pointwise_rows(Args in, std::span<const PointwiseSlot> slots, std::span<const bool> stacked);
+/// Of a gradient, whose output k is that of input k: may it be written over that input?
+std::uint32_t pointwise_in_place(Args in, std::span<const PointwiseSlot> in_slots,
+                                 std::span<const PointwiseSlot> out_slots, std::size_t output);
 /// Columns that do not cover their tensor just once between them become slices, so that a
 /// gradient is written whole.
 void resolve_columns(std::span<Columns> columns);
@@ -200,6 +203,15 @@ class PointwiseOp : public OpRecord<PointwiseOp<F, NI, NO, Order>> {
   }
   Rows rows(Args in, std::span<const bool> stacked) const override {
     return detail::pointwise_rows(in, in_, stacked);
+  }
+  // A gradient lies as its input does: what a vector of it is made from has been read when it is
+  // written, where nothing is broadcast.
+  std::uint32_t in_place(Args in, std::size_t output) const override {
+    if constexpr (Order == 0) {
+      return 0;
+    } else {
+      return detail::pointwise_in_place(in, in_, out_, output);
+    }
   }
 
   void vjp(Vjp& v) const override {

@@ -16,7 +16,8 @@ using detail::ScanPlan;
 
 struct ScanBackwardOp : OpRecord<ScanBackwardOp> {
   std::shared_ptr<const ScanGroup> group;
-  explicit ScanBackwardOp(std::shared_ptr<const ScanGroup> g) : group(std::move(g)) {}
+  bool overwrite;
+  ScanBackwardOp(std::shared_ptr<const ScanGroup> g, bool o) : group(std::move(g)), overwrite(o) {}
 
   const char* name() const override { return "scan_backward"; }
   int outputs() const override {
@@ -29,7 +30,9 @@ struct ScanBackwardOp : OpRecord<ScanBackwardOp> {
     for (std::size_t i = 0; i < group->input_count(); ++i)
       if (i != 1 || !group->masked()) out[next++] = in[i].spec();
   }
-  void forward(Args in, std::span<Tensor> out) const override { group->run_back(in, out); }
+  void forward(Args in, std::span<Tensor> out) const override {
+    group->run_back(in, out, overwrite);
+  }
 };
 
 struct ScanOp : OpRecord<ScanOp> {
@@ -57,7 +60,7 @@ struct ScanOp : OpRecord<ScanOp> {
       for (std::size_t i = group->hidden(m) ? 1 : 0; i <= group->plan(m).states(); ++i)
         gradients.push_back(v.grad(group->results_of(m) + i));
     for (const Tensor& one : gradients) in.push_back(&one);
-    const ScanBackwardOp op(group);
+    const ScanBackwardOp op(group, v.last);
     CachedVector<Tensor> out(static_cast<std::size_t>(op.outputs()));
     apply(op, Args(in), out, Where());
     std::size_t next = 0;

@@ -7,9 +7,9 @@
 
 namespace unroll::detail {
 
-ScanBackward::ScanBackward(const ScanPlan& plan, Args in, std::int64_t chunk)
-    : ScanRun(plan, in, plan.reverse_, chunk), sums_(plan.captures()) {
-  take_forward_values();
+ScanBackward::ScanBackward(const ScanPlan& plan, Args in, std::int64_t chunk, bool overwrite)
+    : ScanRun(plan, in, plan.reverse_, chunk), sums_(plan.captures()), ours_(now_.size(), 0) {
+  take_forward_values(overwrite);
   const std::size_t first = plan_.forward_nodes_, last = tape_.size();
   run_once(0, last);
   const Flags whole = whole_values();
@@ -33,7 +33,7 @@ ScanBackward::ScanBackward(const ScanPlan& plan, Args in, std::int64_t chunk)
         stack_[x].defined() ? stack_[x] : expand(now_[x], in_[0].shape());  // every step's
 }
 
-void ScanBackward::take_forward_values() {
+void ScanBackward::take_forward_values(bool overwrite) {
   std::size_t next = after_inputs_;
   for (std::size_t k = 0; k < plan_.states(); ++k) {
     if (!plan_.tracked_[k]) continue;
@@ -46,7 +46,10 @@ void ScanBackward::take_forward_values() {
       stack_[plan_.states_out_[k]] =
           plan_.reverse_ ? track.rows(0, steps_) : track.rows(1, steps_ + 1);
   }
-  for (std::uint32_t value : plan_.saved_) stack_[value] = in_[next++];
+  for (std::uint32_t value : plan_.saved_) {
+    ours_[value] = overwrite && in_[next].unique() ? 1 : 0;
+    stack_[value] = in_[next++];
+  }
   stack_[plan_.output_seed_] = in_[next++];
 }
 
@@ -63,6 +66,21 @@ ScanRun::Flags ScanBackward::whole_values() const {
   return whole;
 }
 
+// The saved value over whose rows a loop result can be computed, as nobody else reads them: what
+// were the gates becomes their gradient.
+std::uint32_t ScanBackward::overwritten_by(std::uint32_t value,
+                                           const CachedVector<int>& readers) const {
+  const Node& node = tape_.node(plan_.producer(value));
+  CachedVector<const Tensor*> in;
+  for (std::uint32_t i = 0; i < node.input_count; ++i)
+    in.push_back(&plan_.tensor_of(node.inputs[i]));
+  const std::uint32_t may = node.op->in_place(Args(in), value - node.first_output);
+  for (std::uint32_t i = 0; i < std::min(node.input_count, 32u); ++i)
+    if ((may >> i & 1) != 0 && ours_[node.inputs[i]] != 0 && readers[node.inputs[i]] == 1)
+      return node.inputs[i];
+  return none;
+}
+
 // Stacks for what the loop computes and the nodes behind it read. Flags which values are kept; the
 // seeds among them are carried in stacks of their own.
 void ScanBackward::make_loop_stacks(Flags& kept, const Flags& whole) {
@@ -70,10 +88,16 @@ void ScanBackward::make_loop_stacks(Flags& kept, const Flags& whole) {
     const auto& seeds = plan_.state_seeds_;
     return std::find(seeds.begin(), seeds.end(), value) != seeds.end();
   };
+  const CachedVector<int> readers = reader_counts(plan_.forward_nodes_, tape_.size());
   const auto keep = [&](std::uint32_t value) {
     if (value == none || kept[value] != 0 || stack_[value].defined()) return;
     kept[value] = in_loop(value) || is_seed(value) ? 1 : 0;
-    if (in_loop(value)) make_stack(value, whole[value] != 0);
+    if (!in_loop(value)) return;
+    if (const std::uint32_t over = overwritten_by(value, readers); over != none) {
+      stack_[value] = stack_[over];
+    } else {
+      make_stack(value, whole[value] != 0);
+    }
   };
   for (std::size_t n = plan_.forward_nodes_; n < tape_.size(); ++n) {
     if (plan_.place_[n] != Place::after && plan_.place_[n] != Place::summed) continue;

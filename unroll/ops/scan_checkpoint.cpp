@@ -92,7 +92,7 @@ struct CheckpointedBackwardOp : OpRecord<CheckpointedBackwardOp> {
     CachedVector<Tensor> results(static_cast<std::size_t>(outputs()));
     {
       const CachedVector<const Tensor*> args = pointers(own);
-      ScanBackward run(plan, Args(args), chunk);
+      ScanBackward run(plan, Args(args), chunk, true);
       for (std::int64_t c = 0; c < run.chunks(); ++c) run.advance();
       run.finish(results);
     }

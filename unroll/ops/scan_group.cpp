@@ -138,7 +138,7 @@ ScanGroup::Operands ScanGroup::backward_operands(std::size_t member, Args in,
   return operands;
 }
 
-void ScanGroup::run_back(Args in, std::span<Tensor> out) const {
+void ScanGroup::run_back(Args in, std::span<Tensor> out, bool overwrite) const {
   const auto [side_by_side, chunk] = split(in[0]);
   Arena arena;
   CachedVector<ScanBackward*> runs;  // the last member's first
@@ -156,9 +156,9 @@ void ScanGroup::run_back(Args in, std::span<Tensor> out) const {
     operands[i] = backward_operands(i, in, hidden(i) ? &seeds[i] : nullptr);
     if (side_by_side) {
       const Alone bound_for_one_thread;
-      runs.push_back(arena.emplace<ScanBackward>(plan(i), Args(operands[i]), chunk));
+      runs.push_back(arena.emplace<ScanBackward>(plan(i), Args(operands[i]), chunk, overwrite));
     } else {
-      ScanBackward run(plan(i), Args(operands[i]), chunk);
+      ScanBackward run(plan(i), Args(operands[i]), chunk, overwrite);
       for (std::int64_t c = 0; c < run.chunks(); ++c) run.advance();
       run.finish(results[i]);
     }

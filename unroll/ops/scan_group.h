@@ -34,8 +34,9 @@ class ScanGroup {
 
   /// in: the inputs; the kept results; of each member the gradients of output, unless it is hidden,
   /// and last states. out: gradients of xs, and of each member's states and captures; undefined
-  /// where nothing depends on one.
-  void run_back(Args in, std::span<Tensor> out) const;
+  /// where nothing depends on one. With `overwrite` gradients may take the memory of kept results
+  /// that nobody else refers to.
+  void run_back(Args in, std::span<Tensor> out, bool overwrite) const;
 
  private:
   struct Split {

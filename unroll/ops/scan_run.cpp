@@ -145,8 +145,8 @@ void ScanRun::make_stacks(Place place, std::size_t begin, std::size_t end, const
   }
 }
 
-CachedVector<std::uint32_t> ScanRun::in_place_results(std::size_t begin, std::size_t end) const {
-  CachedVector<std::uint32_t> results(now_.size(), none);
+// How often a value is read by nodes, and by whoever gets the results.
+CachedVector<int> ScanRun::reader_counts(std::size_t begin, std::size_t end) const {
   CachedVector<int> readers(now_.size(), 0);
   for (std::size_t n = begin; n < end; ++n)
     if (plan_.place_[n] != Place::unused)
@@ -154,12 +154,18 @@ CachedVector<std::uint32_t> ScanRun::in_place_results(std::size_t begin, std::si
         ++readers[tape_.node(n).inputs[i]];
   const std::uint32_t single[] = {plan_.output_, plan_.x_grad_};
   for (const std::span<const std::uint32_t> values :
-       {std::span<const std::uint32_t>(single), std::span<const std::uint32_t>(plan_.saved_),
-        std::span<const std::uint32_t>(plan_.states_out_),
+       {std::span<const std::uint32_t>(single), std::span<const std::uint32_t>(plan_.states_out_),
         std::span<const std::uint32_t>(plan_.state_grads_),
         std::span<const std::uint32_t>(plan_.capture_grads_)})
     for (std::uint32_t value : values)
       if (value != none) ++readers[value];
+  return readers;
+}
+
+CachedVector<std::uint32_t> ScanRun::in_place_results(std::size_t begin, std::size_t end) const {
+  CachedVector<std::uint32_t> results(now_.size(), none);
+  CachedVector<int> readers = reader_counts(begin, end);
+  for (std::uint32_t value : plan_.saved_) ++readers[value];
   for (std::size_t n = begin; n < end; ++n) {
     if (plan_.place_[n] != Place::loop) continue;
     const Node& node = tape_.node(n);
@@ -168,7 +174,7 @@ CachedVector<std::uint32_t> ScanRun::in_place_results(std::size_t begin, std::si
     CachedVector<const Tensor*> in;
     for (std::uint32_t i = 0; i < node.input_count; ++i)
       in.push_back(&plan_.tensor_of(node.inputs[i]));
-    const std::uint32_t may = node.op->in_place(Args(in));
+    const std::uint32_t may = node.op->in_place(Args(in), 0);
     for (std::uint32_t i = 0; i < std::min(node.input_count, 32u); ++i) {
       const std::uint32_t value = node.inputs[i];
       if ((may >> i & 1) != 0 && readers[value] == 1 && together(value, begin) &&

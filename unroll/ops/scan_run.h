@@ -55,6 +55,7 @@ class ScanRun {
   // For what nodes of `place` give, whole where flagged so; what a loop result with a stack can be
   // computed over gets that one.
   void make_stacks(Place place, std::size_t begin, std::size_t end, const Flags& whole);
+  CachedVector<int> reader_counts(std::size_t begin, std::size_t end) const;
   // By value: the loop result that is computed over it, or none.
   CachedVector<std::uint32_t> in_place_results(std::size_t begin, std::size_t end) const;
 
@@ -116,22 +117,25 @@ class ScanForward : public ScanRun {
 
 /// Back. Behind forward's inputs come tracks and stacks as it kept them, then the gradients of
 /// output and last states. The results are the gradients of xs, states and captures; undefined
-/// where nothing depends on one.
+/// where nothing depends on one. With `overwrite` gradients may be written over stacks that nobody
+/// else refers to.
 class ScanBackward : public ScanRun {
  public:
-  ScanBackward(const ScanPlan& plan, Args in, std::int64_t chunk);
+  ScanBackward(const ScanPlan& plan, Args in, std::int64_t chunk, bool overwrite);
 
   /// Where the gradient of xs lies, from the beginning on; undefined where there is none.
   const Tensor& input_gradient() const { return input_gradient_; }
   void finish(std::span<Tensor> out);
 
  private:
-  void take_forward_values();
+  void take_forward_values(bool overwrite);
   Flags whole_values() const;
+  std::uint32_t overwritten_by(std::uint32_t value, const CachedVector<int>& readers) const;
   void make_loop_stacks(Flags& kept, const Flags& whole);
   CachedVector<std::size_t> captures_summed_in_loop() const;
 
   CachedVector<Tensor> sums_;  // by capture
+  Flags ours_;                 // by value: its stack may be overwritten
   Tensor input_gradient_;
 };
 

@@ -35,7 +35,7 @@ struct Arguments {
 
 // What is learned from, and what is held out.
 struct Texts {
-  std::vector<TextPair> train, valid, test;
+  std::vector<TextPair> train = {}, valid = {}, test = {};
   Tokenization source = Tokenization::words, target = Tokenization::words;
 };
 
@@ -118,8 +118,8 @@ std::vector<SequencePair> encoded(const Translator& translator, const std::vecto
 struct Trained {
   std::string sampling;
   double loss = 0, seconds = 0;
-  std::vector<ExposurePoint> points;
-  std::optional<Bleu> greedy, beam;
+  std::vector<ExposurePoint> points = {};
+  std::optional<Bleu> greedy = {}, beam = {};
 };
 
 class Run {

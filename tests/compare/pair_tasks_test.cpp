@@ -1,5 +1,6 @@
 // Dates and numbers: every answer is found again from the text by other means.
 
+#include <fmt/format.h>
 #include <unroll/compare/pair_tasks.h>
 
 #include <algorithm>
@@ -55,13 +56,7 @@ std::string iso_of(const std::string& text) {
     day = numbers[american ? 1 : 0];
   }
   if (year < 100) year += year < 50 ? 2000 : 1900;
-  const auto two = [](int n) { return (n < 10 ? "0" : "") + std::to_string(n); };
-  std::string iso = std::to_string(year);
-  iso += '-';
-  iso += two(month);
-  iso += '-';
-  iso += two(day);
-  return iso;
+  return fmt::format("{:04}-{:02}-{:02}", year, month, day);
 }
 
 std::int64_t number_of(const std::string& words) {

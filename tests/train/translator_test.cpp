@@ -68,7 +68,7 @@ TEST_CASE("a damaged translator is refused") {
   CHECK(has(changed([](auto& j) { j["model"]["hidden"] = 6; }), "weight"));
   CHECK(has(changed([](auto& j) { j["source"]["tokens"].push_back("sechs"); }), "symbols"));
   write_plainly(model / "config.json", "{");
-  CHECK(has(message_of<DataError>([&] { load_translator(model); }), "config"));
+  CHECK(has(message_of<DataError>([&] { load_translator(model); }), "parse error"));
   write_plainly(model / "config.json", good);
   std::filesystem::remove(model / "model.safetensors");
   CHECK_THROWS_AS(load_translator(model), DataError);

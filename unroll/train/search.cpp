@@ -2,6 +2,7 @@
 #include <unroll/graph/tape.h>
 #include <unroll/io/tokens.h>
 #include <unroll/ops/softmax.h>
+#include <unroll/train/evaluation.h>
 #include <unroll/train/search.h>
 
 #include <algorithm>
@@ -173,13 +174,9 @@ std::vector<std::vector<Hypothesis>> beam_search(Seq2Seq& model, Decoding at, co
 std::vector<std::vector<Hypothesis>> translate(Seq2Seq& model, const Tensor& source,
                                                const Tensor& lengths,
                                                const SearchOptions& options) {
-  const NoGrad constant;
-  const bool training = model.training();
-  model.eval();
+  const Evaluation evaluation(model);
   const Tensor first = Tensor::full({source.size(1)}, static_cast<double>(start_token), DType::i64);
-  auto result = beam_search(model, model.encode(source, lengths), first, options);
-  model.train(training);
-  return result;
+  return beam_search(model, model.encode(source, lengths), first, options);
 }
 
 }  // namespace unroll

@@ -1,8 +1,8 @@
 #include <fmt/format.h>
-#include <unroll/graph/tape.h>
 #include <unroll/ops/index.h>
 #include <unroll/ops/loss.h>
 #include <unroll/ops/reduce.h>
+#include <unroll/train/evaluation.h>
 #include <unroll/train/teacher_forcing.h>
 
 #include <algorithm>
@@ -51,22 +51,6 @@ double inverse_sigmoid_k(double half) {
 }  // namespace teacher
 
 namespace {
-
-// What calls for predictions: nothing recorded, no dropout.
-class Evaluation {
- public:
-  explicit Evaluation(Module& model) : model_(model), training_(model.training()) {
-    model.train(false);
-  }
-  Evaluation(const Evaluation&) = delete;
-  Evaluation& operator=(const Evaluation&) = delete;
-  ~Evaluation() { model_.train(training_); }
-
- private:
-  NoGrad constant_;
-  Module& model_;
-  bool training_;
-};
 
 // The model's choice at every step of [T, B]; `keeps` tells which given inputs it reads.
 template <class Keeps>

@@ -45,6 +45,7 @@
 #include <unroll/optim/sgd.h>
 #include <unroll/train/batches.h>
 #include <unroll/train/bleu.h>
+#include <unroll/train/evaluation.h>
 #include <unroll/train/pairs.h>
 #include <unroll/train/search.h>
 #include <unroll/train/seq2seq.h>
@@ -53,3 +54,4 @@
 #include <unroll/train/teacher_forcing.h>
 #include <unroll/train/train_step.h>
 #include <unroll/train/trainer.h>
+#include <unroll/train/translator.h>

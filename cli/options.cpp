@@ -53,6 +53,12 @@ CLI::Validator real(double low, double high) {
                         [=](double value) { return value >= low && value <= high; });
 }
 
+std::string fingerprint(const std::string& text) {
+  std::uint64_t hash = 0xcbf29ce484222325;
+  for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3;
+  return fmt::format("{:016x}", hash);
+}
+
 OutputFolder::OutputFolder(std::filesystem::path path) : path_(std::move(path)) {
   if (path_.empty()) fail("output", "no folder is named");
   path_ = std::filesystem::absolute(path_).lexically_normal();

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <limits>
+#include <string>
 
 namespace unroll::cli {
 
@@ -20,6 +21,9 @@ CLI::Validator real(double low, double high = std::numeric_limits<double>::max()
 
 /// The largest size of a layer that is believed.
 inline constexpr std::int64_t most_units = 1 << 24;
+
+/// Tells that a text is not the one that a run began with: FNV-1a.
+std::string fingerprint(const std::string& text);
 
 /// A folder to write into: made where it is missing, and tried before the work starts whose result
 /// it is for. One that is made and stays empty, since that work failed, is removed again.

@@ -99,13 +99,6 @@ ModelConfig config_of(const TrainArguments& a, std::int64_t vocabulary) {
   return config;
 }
 
-// FNV-1a: enough to tell that a text is not the one that a run began with.
-std::string fingerprint(const std::string& text) {
-  std::uint64_t hash = 0xcbf29ce484222325;
-  for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3;
-  return fmt::format("{:016x}", hash);
-}
-
 void run(const TrainArguments& a) {
   set_threads(a.threads);
   const DType precision = a.precision == "bf16" ? DType::bf16 : DType::f32;

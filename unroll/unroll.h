@@ -9,8 +9,10 @@
 #include <unroll/io/csv.h>
 #include <unroll/io/safetensors.h>
 #include <unroll/io/text.h>
+#include <unroll/io/tokens.h>
 #include <unroll/layers/attention.h>
 #include <unroll/layers/cells.h>
+#include <unroll/layers/decoder_attention.h>
 #include <unroll/layers/dropout.h>
 #include <unroll/layers/embedding.h>
 #include <unroll/layers/linear.h>
@@ -50,7 +52,14 @@
 #include <unroll/optim/schedule.h>
 #include <unroll/optim/sgd.h>
 #include <unroll/train/batches.h>
+#include <unroll/train/bleu.h>
+#include <unroll/train/evaluation.h>
+#include <unroll/train/pairs.h>
+#include <unroll/train/search.h>
+#include <unroll/train/seq2seq.h>
 #include <unroll/train/sequence_model.h>
 #include <unroll/train/stream.h>
+#include <unroll/train/teacher_forcing.h>
 #include <unroll/train/train_step.h>
 #include <unroll/train/trainer.h>
+#include <unroll/train/translator.h>

@@ -288,6 +288,52 @@ TEST_CASE("wrong input: a message that names it, a code that is not 0, no files"
   }
 }
 
+TEST_CASE("seq2seq trains on pairs and measures, translate uses what it wrote", "[slow]") {
+  if (!available()) return;
+  const TemporaryDirectory folder;
+  const std::string quick =
+      "seq2seq --hidden 16 --embedding 8 --batch 8 --evaluate-every 4 --warmup 2 ";
+  const Run task = program(quick +
+                           "--task dates --train-pairs 200 --test-pairs 40 --steps 6 --seeds 2 "
+                           "--sampling teacher,linear --out" +
+                           quoted(folder / "task"));
+  CAPTURE(task.text);
+  REQUIRE(task.code == 0);
+  CHECK(has(task.text, "behind its own"));
+  const auto results = nlohmann::json::parse(read_plainly(folder / "task/results.json"));
+  REQUIRE(results.at("runs").size() == 4);
+  CHECK(results.at("runs")[3].at("sampling") == "linear");
+  CHECK(results.at("runs")[0].at("points").back().at("symbols") == 40 * 11);
+  for (const char* name : {"teacher-1", "teacher-2", "linear-1", "linear-2"})
+    CHECK(std::filesystem::exists(folder / "task" / name / "model.safetensors"));
+
+  std::string from, to;
+  for (int i = 0; i < 60; ++i) {
+    from += i % 2 == 0 ? "eins zwei!\n" : "drei.\n";
+    to += i % 2 == 0 ? "one two!\n" : "three.\n";
+  }
+  const auto source = write_plainly(folder / "from.txt", from);
+  const auto target = write_plainly(folder / "to.txt", to);
+  const std::string files = quoted(source) + quoted(target);
+  for (const char* model : {"gru --attention dot", "transformer --heads 2"}) {
+    const Run run =
+        program(quick + "--steps 150 --learning-rate 0.01 --train" + files + "--valid" + files +
+                "--test" + files + "--model " + model + " --out" + quoted(folder / "model"));
+    CAPTURE(run.text);
+    REQUIRE(run.code == 0);
+    CHECK(has(run.text, "BLEU"));
+    const Run found =
+        program("translate --model-dir" + quoted(folder / "model") + "--text" + quoted(source));
+    CAPTURE(found.text);
+    CHECK(found.code == 0);
+    CHECK(found.text.starts_with("one two !\nthree .\none two !\n"));
+  }
+  write_plainly(target, "one\n");
+  const Run unequal = program("seq2seq --train" + files + "--out" + quoted(folder / "none"));
+  CHECK(unequal.code == 1);
+  CHECK(has(unequal.text, "60 lines"));
+}
+
 TEST_CASE("a folder that cannot be written is said before the work, not behind it", "[slow]") {
   if (!available()) return;
   const TemporaryDirectory folder;

@@ -31,7 +31,7 @@ StateDict below(const StateDict& all, const std::string& prefix) {
 
 }  // namespace
 
-void save_checkpoint(const std::string& path, SequenceModel& model, Optimizer& optimizer,
+void save_checkpoint(const std::string& path, Module& model, Optimizer& optimizer,
                      const Generator& generator, const TrainProgress& progress) {
   StateDict tensors;
   for (auto& [name, tensor] : model.state_dict()) tensors["model." + name] = tensor;
@@ -60,7 +60,7 @@ void save_checkpoint(const std::string& path, SequenceModel& model, Optimizer& o
   save_safetensors(path, tensors, {{"training", json.dump()}});
 }
 
-bool load_checkpoint(const std::string& path, SequenceModel& model, Optimizer& optimizer,
+bool load_checkpoint(const std::string& path, Module& model, Optimizer& optimizer,
                      Generator& generator, TrainProgress& progress) {
   if (!std::filesystem::exists(path)) return false;
   std::map<std::string, std::string> metadata;

@@ -23,12 +23,12 @@ struct TrainProgress {
 
 /// Writes everything into one safetensors file, atomically: tensors under "model.", "optimizer."
 /// and "state.", inputs as "past", the rest as JSON in its metadata.
-void save_checkpoint(const std::string& path, SequenceModel& model, Optimizer& optimizer,
+void save_checkpoint(const std::string& path, Module& model, Optimizer& optimizer,
                      const Generator& generator, const TrainProgress& progress);
 
 /// Restores it; false where there is no such file. Throws DataError, and changes nothing, where
 /// the file is malformed, of another model, or differs in what progress.identity names.
-bool load_checkpoint(const std::string& path, SequenceModel& model, Optimizer& optimizer,
+bool load_checkpoint(const std::string& path, Module& model, Optimizer& optimizer,
                      Generator& generator, TrainProgress& progress);
 
 }  // namespace unroll

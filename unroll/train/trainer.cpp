@@ -42,13 +42,23 @@ class Log {
   std::ofstream file_;
 };
 
+// What a run asks of its task, whichever it is.
+struct Work {
+  std::function<void(std::int64_t step)> seek = {};
+  // Before the tape of a step begins: what it reads.
+  std::function<void(TrainProgress&)> draw = {};
+  // The loss on the current tape; adds to the tokens, and changes what is carried.
+  std::function<Tensor(std::int64_t step, std::int64_t& tokens, Carried&)> loss = {};
+  std::function<double()> evaluate = {};
+};
+
 class Run {
  public:
-  Run(SequenceModel& model, Optimizer& optimizer, const TrainTask& task, Generator& generator,
+  Run(Module& model, Optimizer& optimizer, Work work, Generator& generator,
       const TrainOptions& options)
       : model_(model),
         optimizer_(optimizer),
-        task_(task),
+        work_(std::move(work)),
         generator_(generator),
         options_(options),
         parameters_(model.parameters()) {
@@ -59,7 +69,7 @@ class Run {
     const bool resumed =
         options_.resume && !options_.checkpoint.empty() &&
         load_checkpoint(options_.checkpoint, model_, optimizer_, generator_, progress_);
-    if (resumed && task_.seek) task_.seek(progress_.step);
+    if (resumed && work_.seek) work_.seek(progress_.step);
     Log log(options_.log, resumed);
     const InterruptGuard interrupt;
     std::optional<Progress> bar;
@@ -82,7 +92,7 @@ class Run {
       if (bar) bar->update(share(), fmt::format("loss {:.3f}", progress_.running));
     }
     const bool fresh = progress_.curve.empty() || progress_.curve.back().step != progress_.step;
-    if (task_.evaluate && fresh && !result_.interrupted) evaluate(log);
+    if (work_.evaluate && fresh && !result_.interrupted) evaluate(log);
     if (result_.interrupted) save();
     result_.curve = progress_.curve;
     result_.steps = progress_.step;
@@ -104,16 +114,14 @@ class Run {
   void step() {
     reset_peak_memory();
     if (options_.schedule) optimizer_.set_learning_rate(options_.schedule(progress_.step));
-    if (task_.carry_state && task_.at_start && task_.at_start()) progress_.carried = {};
-    const Batch batch = task_.next(generator_);
+    if (work_.draw) work_.draw(progress_);
     optimizer_.zero_grad();
     double value = 0;
+    std::int64_t tokens = 0;
     Carried carried = progress_.carried;
     {
       Tape tape{{.precision = options_.precision}};
-      const Tensor output = task_.carry_state ? run_stream(model_, batch.x, task_.k2, carried)
-                                              : model_(batch.x).output;
-      const Tensor loss = task_.loss(output, batch);
+      const Tensor loss = work_.loss(progress_.step, tokens, carried);
       value = loss.item();
       if (!std::isfinite(value))
         fail("train", fmt::format("the loss of step {} is {}", progress_.step, value),
@@ -134,7 +142,7 @@ class Run {
     progress_.interval_sum += value;
     ++progress_.interval_steps;
     ++progress_.step;
-    progress_.tokens += batch.x.size(0) * batch.x.size(1);
+    progress_.tokens += tokens;
   }
 
   // Noise of a step's own, from numbers that batches are not drawn from: the batches are those of
@@ -158,10 +166,10 @@ class Run {
                           : std::numeric_limits<double>::quiet_NaN()};
     progress_.interval_sum = 0;
     progress_.interval_steps = 0;
-    if (task_.evaluate) {
+    if (work_.evaluate) {
       const NoGrad constant;
       model_.eval();
-      point.validation_loss = task_.evaluate(model_);
+      point.validation_loss = work_.evaluate();
       model_.train();
     } else {
       point.validation_loss = point.train_loss;
@@ -181,9 +189,9 @@ class Run {
       save_checkpoint(options_.checkpoint, model_, optimizer_, generator_, progress_);
   }
 
-  SequenceModel& model_;
+  Module& model_;
   Optimizer& optimizer_;
-  const TrainTask& task_;
+  Work work_;
   Generator& generator_;
   const TrainOptions& options_;
   std::vector<Parameter> parameters_;
@@ -197,7 +205,33 @@ TrainResult train(SequenceModel& model, Optimizer& optimizer, const TrainTask& t
                   Generator& generator, const TrainOptions& options) {
   if (!task.next || !task.loss) fail("train", "the task needs `next` and `loss`");
   check_precision(options.precision);
-  return Run(model, optimizer, task, generator, options)();
+  Batch batch;
+  Work work{.seek = task.seek,
+            .draw =
+                [&](TrainProgress& progress) {
+                  if (task.carry_state && task.at_start && task.at_start()) progress.carried = {};
+                  batch = task.next(generator);
+                },
+            .loss =
+                [&](std::int64_t, std::int64_t& tokens, Carried& carried) {
+                  tokens += batch.x.size(0) * batch.x.size(1);
+                  const Tensor output = task.carry_state
+                                            ? run_stream(model, batch.x, task.k2, carried)
+                                            : model(batch.x).output;
+                  return task.loss(output, batch);
+                }};
+  if (task.evaluate) work.evaluate = [&] { return task.evaluate(model); };
+  return Run(model, optimizer, std::move(work), generator, options)();
+}
+
+TrainResult train(Module& model, Optimizer& optimizer, const Objective& objective,
+                  Generator& generator, const TrainOptions& options) {
+  if (!objective.loss) fail("train", "the objective needs `loss`");
+  check_precision(options.precision);
+  Work work{.loss = [&](std::int64_t step, std::int64_t& tokens,
+                        Carried&) { return objective.loss(step, generator, tokens); },
+            .evaluate = objective.evaluate};
+  return Run(model, optimizer, std::move(work), generator, options)();
 }
 
 double mean_loss(SequenceModel& model, const TrainTask& task, Generator generator, int count) {

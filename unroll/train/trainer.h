@@ -33,6 +33,14 @@ struct TrainTask {
   std::function<void(std::int64_t batches)> seek = {};
 };
 
+/// What else is to be learned: anything that a loss says, of any Module.
+struct Objective {
+  /// The loss of a step, recorded on the current tape; adds to `tokens` how many were read.
+  std::function<Tensor(std::int64_t step, Generator& generator, std::int64_t& tokens)> loss = {};
+  /// Loss on what was held out; undefined: no evaluation.
+  std::function<double()> evaluate = {};
+};
+
 struct TrainOptions {
   std::int64_t steps = 1000;
   double seconds = 0;      ///< stop after so much training time; 0: no bound
@@ -75,6 +83,10 @@ struct TrainResult {
 /// Throws Error, before anything is written, for a precision that the machine does not have.
 /// A resumed run gives the same bits as one that was never interrupted.
 TrainResult train(SequenceModel& model, Optimizer& optimizer, const TrainTask& task,
+                  Generator& generator, const TrainOptions& options);
+
+/// The same for an objective. What it draws, it draws from the generator it is given.
+TrainResult train(Module& model, Optimizer& optimizer, const Objective& objective,
                   Generator& generator, const TrainOptions& options);
 
 /// The mean of `loss` over `count` batches that `generator` draws, without training.

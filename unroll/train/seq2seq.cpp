@@ -1,0 +1,252 @@
+#include <fmt/format.h>
+#include <unroll/layers/embedding.h>
+#include <unroll/layers/positions.h>
+#include <unroll/layers/recurrent.h>
+#include <unroll/layers/transformer.h>
+#include <unroll/ops/arithmetic.h>
+#include <unroll/ops/index.h>
+#include <unroll/ops/layout.h>
+#include <unroll/train/seq2seq.h>
+
+#include <cmath>
+#include <cstring>
+
+namespace unroll {
+namespace {
+
+// Elements `indices` of an axis, copied; of any dtype.
+Tensor taken(const Tensor& x, int axis, std::span<const std::int64_t> indices) {
+  std::int64_t outer = 1;
+  for (int i = 0; i < axis; ++i) outer *= x.size(i);
+  const std::int64_t size = x.size(axis);
+  const auto bytes = static_cast<std::size_t>(x.numel() / (outer * size) * size_of(x.dtype()));
+  const auto count = static_cast<std::int64_t>(indices.size());
+  Tensor result = Tensor::empty(x.shape().with(axis, count), x.dtype());
+  std::byte* to = result.bytes();
+  for (std::int64_t o = 0; o < outer; ++o)
+    for (const std::int64_t i : indices) {
+      std::memcpy(to, x.bytes() + static_cast<std::size_t>(o * size + i) * bytes, bytes);
+      to += bytes;
+    }
+  return result;
+}
+
+template <class Layer, class Options>
+std::unique_ptr<RecurrentLayer> make_encoder(const Seq2SeqConfig& c, GeneratorRef& g) {
+  return std::make_unique<Layer>(Options{.input_size = c.embedding,
+                                         .hidden_size = c.hidden / 2,
+                                         .num_layers = c.layers,
+                                         .dropout = c.dropout,
+                                         .bidirectional = true},
+                                 g);
+}
+
+std::unique_ptr<RecurrentLayer> make_encoder(const Seq2SeqConfig& c, GeneratorRef& g) {
+  switch (c.kind) {
+    case ModelKind::rnn:
+      return make_encoder<RNN, RNNOptions>(c, g);
+    case ModelKind::gru:
+      return make_encoder<GRU, GRUOptions>(c, g);
+    default:
+      return make_encoder<LSTM, LSTMOptions>(c, g);
+  }
+}
+
+std::unique_ptr<RecurrentCell> make_cell(const Seq2SeqConfig& c, int layer, GeneratorRef& g) {
+  const std::int64_t input = layer == 0 ? c.embedding + c.hidden : c.hidden;
+  switch (c.kind) {
+    case ModelKind::rnn:
+      return std::make_unique<RNNCell>(RNNCellOptions{input, c.hidden}, g);
+    case ModelKind::gru:
+      return std::make_unique<GRUCell>(GRUCellOptions{input, c.hidden}, g);
+    default:
+      return std::make_unique<LSTMCell>(LSTMCellOptions{input, c.hidden}, g);
+  }
+}
+
+class RecurrentSeq2Seq : public Seq2Seq {
+ public:
+  RecurrentSeq2Seq(const Seq2SeqConfig& c, GeneratorRef g)
+      : source_embed_(c.source_vocabulary, c.embedding, g),
+        encoder_(make_encoder(c, g)),
+        target_embed_(c.target_vocabulary, c.embedding, g),
+        attention_({.query_size = c.hidden, .memory_size = c.hidden, .score = c.attention}, g),
+        combine_(2 * c.hidden, c.hidden, g),
+        head_(c.hidden, c.target_vocabulary, g),
+        dropout_(c.dropout, g) {
+    add("source_embed", source_embed_);
+    add("encoder", *encoder_);
+    add("target_embed", target_embed_);
+    for (int i = 0; i < c.layers; ++i) {
+      cells_.push_back(make_cell(c, i, g));
+      add(fmt::format("cells.{}", i), *cells_.back());
+    }
+    add("attention", attention_);
+    add("combine", combine_);
+    add("head", head_);
+    if (c.dropout > 0) add("dropout", dropout_);
+  }
+
+  Decoding encode(const Tensor& source, const Tensor& lengths) override {
+    const Output encoded =
+        (*encoder_)(dropout_(source_embed_(source)), RecurrentCall{.lengths = lengths});
+    const Tensor memory = transpose(encoded.output, 0, 1);
+    Decoding start{.memory = {memory, attention_.keys(memory)}, .lengths = lengths};
+    if (lengths.defined())
+      start.memory.push_back(length_mask(lengths, source.size(0), memory.dtype()));
+    for (std::size_t layer = 0; layer < cells_.size(); ++layer)
+      for (const Tensor& last : encoded.state) {  // [layers * 2, B, H / 2]
+        const auto forward = static_cast<std::int64_t>(2 * layer);
+        start.state.push_back(concat({select(last, 0, forward), select(last, 0, forward + 1)}, 1));
+      }
+    start.state.push_back(Tensor::zeros(start.state[0].shape(), memory.dtype()));
+    return start;
+  }
+
+  Output decode(const Tensor& tokens, const Decoding& at) override {
+    const Tensor embedded = dropout_(target_embed_(tokens));
+    const Cell cell = [&](const Tensor& x, const State& state) { return run(x, state, at); };
+    Output result;
+    if (tokens.size(0) == 1) {  // a trace would not pay
+      result = cell(select(embedded, 0, 0), at.state);
+      result.output = unsqueeze(result.output, 0);
+    } else {
+      result = scan(cell, embedded, at.state);
+    }
+    result.output = head_(dropout_(result.output));
+    return result;
+  }
+
+  int batch_axis() const override { return 0; }
+  std::string describe() const override { return "RecurrentSeq2Seq"; }
+
+ private:
+  // The state is that of each cell, then the attentional vector.
+  Output run(const Tensor& x, const State& state, const Decoding& at) const {
+    State next;
+    Tensor h = concat({x, state.back()}, 1);
+    const std::size_t each = (state.size() - 1) / cells_.size();
+    for (std::size_t layer = 0; layer < cells_.size(); ++layer) {
+      const auto first = state.begin() + static_cast<std::ptrdiff_t>(layer * each);
+      Output out = (*cells_[layer])(h, State(first, first + static_cast<std::ptrdiff_t>(each)));
+      h = out.output;
+      for (Tensor& one : out.state) next.push_back(std::move(one));
+    }
+    const Tensor mask = at.memory.size() > 2 ? at.memory[2] : Tensor();
+    const Tensor context = attention_(h, at.memory[1], at.memory[0], mask).context;
+    next.push_back(tanh(combine_(concat({context, h}, 1))));
+    const Tensor attentional = next.back();
+    return {attentional, std::move(next)};
+  }
+
+  Embedding source_embed_;
+  std::unique_ptr<RecurrentLayer> encoder_;
+  Embedding target_embed_;
+  std::vector<std::unique_ptr<RecurrentCell>> cells_;
+  DecoderAttention attention_;
+  Linear combine_, head_;
+  Dropout dropout_;
+};
+
+class TransformerSeq2Seq : public Seq2Seq {
+ public:
+  TransformerSeq2Seq(const Seq2SeqConfig& c, GeneratorRef g)
+      : size_(c.hidden),
+        source_embed_(c.source_vocabulary, c.hidden, g),
+        encoder_(stack(c), g),
+        target_embed_(c.target_vocabulary, c.hidden, g),
+        decoder_(stack(c), g),
+        head_(c.hidden, c.target_vocabulary, g),
+        dropout_(c.dropout, g) {
+    add("source_embed", source_embed_);
+    add("encoder", encoder_);
+    add("target_embed", target_embed_);
+    add("decoder", decoder_);
+    add("head", head_);
+    if (c.dropout > 0) add("dropout", dropout_);
+    // As Vaswani et al.: rows of norm 1, times sqrt(d) on the way in.
+    for (Embedding* one : {&source_embed_, &target_embed_})
+      one->weight.set_value(
+          g->normal(one->weight.shape(), 0, 1 / std::sqrt(static_cast<double>(size_))));
+  }
+
+  Decoding encode(const Tensor& source, const Tensor& lengths) override {
+    const Tensor x = vectors(source_embed_, source, 0);
+    return {.memory = {encoder_(x, {.lengths = lengths}).output}, .lengths = lengths};
+  }
+
+  Output decode(const Tensor& tokens, const Decoding& at) override {
+    const std::int64_t past = at.state.empty() ? 0 : at.state[0].size(0);
+    Output result = decoder_(
+        vectors(target_embed_, tokens, past),
+        {.causal = true, .memory = at.memory[0], .memory_lengths = at.lengths, .cache = at.state});
+    result.output = head_(result.output);
+    return result;
+  }
+
+  int batch_axis() const override { return 1; }
+  std::string describe() const override { return "TransformerSeq2Seq"; }
+
+ private:
+  static TransformerOptions stack(const Seq2SeqConfig& c) {
+    return {.d_model = c.hidden,
+            .nhead = c.heads,
+            .num_layers = c.layers,
+            .dropout = c.dropout,
+            .norm_first = true};
+  }
+
+  Tensor vectors(const Embedding& table, const Tensor& tokens, std::int64_t past) {
+    const Tensor embedded = table(tokens);
+    const std::int64_t steps = tokens.size(0);
+    const Tensor positions = sinusoidal_positions(steps, size_, past, embedded.dtype());
+    return dropout_(embedded * std::sqrt(static_cast<double>(size_)) +
+                    positions.viewed({steps, 1, size_}));
+  }
+
+  std::int64_t size_;
+  Embedding source_embed_;
+  TransformerEncoder encoder_;
+  Embedding target_embed_;
+  TransformerDecoder decoder_;
+  Linear head_;
+  Dropout dropout_;
+};
+
+}  // namespace
+
+Tensor Seq2Seq::step(const Tensor& tokens, Decoding& at) {
+  Output next = decode(unsqueeze(tokens, 0), at);
+  at.state = std::move(next.state);
+  return select(next.output, 0, 0);
+}
+
+Decoding Seq2Seq::rows(const Decoding& at, std::span<const std::int64_t> indices) const {
+  const std::int64_t batch = at.memory.at(0).size(batch_axis());
+  for (const std::int64_t i : indices)
+    if (i < 0 || i >= batch)
+      fail("Seq2Seq::rows", fmt::format("sequence {} of a batch of {}", i, batch));
+  Decoding result;
+  for (std::size_t i = 0; i < at.memory.size(); ++i)
+    result.memory.push_back(taken(at.memory[i], batch_axis(), indices));
+  if (at.lengths.defined()) result.lengths = taken(at.lengths, 0, indices);
+  for (const Tensor& one : at.state) result.state.push_back(taken(one, batch_axis(), indices));
+  return result;
+}
+
+std::unique_ptr<Seq2Seq> make_seq2seq(const Seq2SeqConfig& c, GeneratorRef generator) {
+  const auto need = [](bool fine, const std::string& what, const char* hint = "") {
+    if (!fine) fail("seq2seq", what, hint);
+  };
+  need(c.source_vocabulary > 0 && c.target_vocabulary > 0,
+       fmt::format("vocabularies of {} and {} symbols", c.source_vocabulary, c.target_vocabulary));
+  need(c.embedding > 0 && c.hidden > 0 && c.layers > 0,
+       fmt::format("sizes must be positive, got embedding {}, hidden {}, layers {}", c.embedding,
+                   c.hidden, c.layers));
+  need(c.hidden % 2 == 0, fmt::format("hidden is {}, an odd number", c.hidden),
+       "The encoder's two directions have half each, sines and cosines likewise");
+  if (c.kind == ModelKind::transformer) return std::make_unique<TransformerSeq2Seq>(c, generator);
+  return std::make_unique<RecurrentSeq2Seq>(c, generator);
+}
+
+}  // namespace unroll

@@ -6,11 +6,15 @@
 #include <unroll/graph/program.h>
 #include <unroll/graph/tape.h>
 #include <unroll/graph/threads.h>
+#include <unroll/io/audio.h>
 #include <unroll/io/csv.h>
+#include <unroll/io/idx.h>
 #include <unroll/io/safetensors.h>
+#include <unroll/io/tagged_text.h>
 #include <unroll/io/text.h>
 #include <unroll/layers/attention.h>
 #include <unroll/layers/cells.h>
+#include <unroll/layers/dlinear.h>
 #include <unroll/layers/dropout.h>
 #include <unroll/layers/embedding.h>
 #include <unroll/layers/linear.h>
@@ -50,6 +54,8 @@
 #include <unroll/optim/schedule.h>
 #include <unroll/optim/sgd.h>
 #include <unroll/train/batches.h>
+#include <unroll/train/epochs.h>
+#include <unroll/train/forecast.h>
 #include <unroll/train/sequence_model.h>
 #include <unroll/train/stream.h>
 #include <unroll/train/train_step.h>

@@ -2,6 +2,7 @@
 
 #include <unroll/io/csv.h>
 #include <unroll/layers/dlinear.h>
+#include <unroll/layers/dropout.h>
 #include <unroll/train/epochs.h>
 #include <unroll/train/sequence_model.h>
 

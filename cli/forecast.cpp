@@ -20,7 +20,7 @@ struct ForecastArguments {
   std::int64_t horizon = 24, look_back = 336, period = 24, batch = 32, seed = 1, kernel = 25;
   std::int64_t parameters = 50'000;
   int epochs = 10, patience = 3, layers = 1, threads = 1;
-  double learning_rate = 1e-3, dropout = 0.1;
+  double learning_rate = 3e-4, dropout = 0.1;
 };
 
 // The monthly sunspots among the data sets that do not belong to the program.

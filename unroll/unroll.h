@@ -26,6 +26,7 @@
 #include <unroll/layers/recurrent.h>
 #include <unroll/layers/regularization.h>
 #include <unroll/layers/rwkv.h>
+#include <unroll/layers/sequence_encoder.h>
 #include <unroll/layers/sequential.h>
 #include <unroll/layers/transformer.h>
 #include <unroll/ops/arithmetic.h>

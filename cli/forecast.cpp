@@ -3,6 +3,7 @@
 #include <unroll/io/fail_data.h>
 #include <unroll/train/forecast.h>
 
+#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <memory>
@@ -37,6 +38,7 @@ std::string default_series() {
 
 void print_score(const std::string& name, const ForecastScore& test, const std::string& rest) {
   fmt::print("{:<16}{:>10.4f}{:>10.4f}{}\n", name, test.mse, test.mae, rest);
+  std::fflush(stdout);  // minutes may pass until the next line
 }
 
 void run(const ForecastArguments& a) {

@@ -73,8 +73,9 @@ TEST_CASE("DLinear is two linear layers along time", "[train]") {
       CHECK(y.ptr<double>()[h * 6 + column] == Approx(sum).margin(1e-12));
     }
   const std::vector<std::size_t> wrt = {0};
-  CHECK(gradient_error([&](std::span<const Tensor> in) { return Tensors{model(in[0])}; },
-                       Tensors{x}, wrt) < 1e-7);
+  CHECK(
+      gradient_error([&](std::span<const Tensor> in) { return std::vector<Tensor>{model(in[0])}; },
+                     std::vector<Tensor>{x}, wrt) < 1e-7);
   CHECK_THROWS_AS(model(g.normal({5, 2, 3}, 0, 1, DType::f64)), ShapeError);
   CHECK_THROWS_AS(DLinear({.kernel = 24}), Error);
 }

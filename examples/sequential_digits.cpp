@@ -30,15 +30,15 @@ Digits load(const std::filesystem::path& folder, const std::string& part) {
   return digits;
 }
 
-struct Batch28 {
+struct Images {
   Tensor x, y;  ///< [T, B, F] f32 and [B] i64
 };
 
 // The images numbered by `which`, `columns` pixels a step.
-Batch28 gather(const Digits& digits, std::span<const std::int64_t> which, std::int64_t columns) {
+Images gather(const Digits& digits, std::span<const std::int64_t> which, std::int64_t columns) {
   const std::int64_t pixels = digits.images.size(1) * digits.images.size(2);
   const std::int64_t batch = std::ssize(which), steps = pixels / columns;
-  Batch28 result{Tensor::empty({steps, batch, columns}), Tensor::empty({batch}, DType::i64)};
+  Images result{Tensor::empty({steps, batch, columns}), Tensor::empty({batch}, DType::i64)};
   for (std::int64_t b = 0; b < batch; ++b) {
     const std::int64_t i = which[static_cast<std::size_t>(b)];
     const std::uint8_t* image = digits.images.ptr<std::uint8_t>() + i * pixels;

@@ -13,6 +13,7 @@ void add_evaluate(CLI::App& app);
 void add_generate(CLI::App& app);
 void add_seq2seq(CLI::App& app);
 void add_translate(CLI::App& app);
+void add_forecast(CLI::App& app);
 void add_ops(CLI::App& app);
 
 }  // namespace unroll::cli

@@ -4,6 +4,7 @@ find_package(Threads REQUIRED)
 find_package(OpenMP REQUIRED COMPONENTS CXX)
 find_package(hwy CONFIG REQUIRED)
 find_package(fmt REQUIRED)
+find_package(ZLIB REQUIRED)
 
 # oneDNN and OpenBLAS come with package files that differ from system to system (or ask for OpenCL);
 # a header and a library are all that is needed.
@@ -30,3 +31,5 @@ unroll_find_part(openblas cblas.h openblas libopenblas-dev openblas openblas-pth
 if(UNROLL_ONEDNN)
   unroll_find_part(onednn dnnl.hpp dnnl "libdnnl-dev, or build with -DUNROLL_ONEDNN=OFF")
 endif()
+unroll_find_part(sndfile sndfile.h sndfile libsndfile1-dev)
+unroll_find_part(kissfft kiss_fftr.h kissfft-float libkissfft-dev kissfft)

@@ -27,7 +27,8 @@ target_compile_definitions(unroll PUBLIC HWY_COMPILE_ONLY_STATIC)
 
 target_link_libraries(unroll
   PUBLIC hwy::hwy OpenMP::OpenMP_CXX Threads::Threads
-  PRIVATE unroll::openblas fmt::fmt $<BUILD_INTERFACE:nlohmann_json::nlohmann_json>)
+  PRIVATE unroll::openblas unroll::sndfile unroll::kissfft ZLIB::ZLIB fmt::fmt
+          $<BUILD_INTERFACE:nlohmann_json::nlohmann_json>)
 if(UNROLL_ONEDNN)
   target_link_libraries(unroll PRIVATE unroll::onednn)
   target_compile_definitions(unroll PRIVATE UNROLL_ONEDNN=1)

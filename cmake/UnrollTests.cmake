@@ -20,7 +20,7 @@ if(test_cases)
     UNROLL_CLI="$<IF:$<TARGET_EXISTS:unroll-cli>,$<TARGET_FILE:unroll-cli>,>")
   target_link_libraries(unroll_tests PRIVATE $<LINK_LIBRARY:WHOLE_ARCHIVE,unroll>
     $<IF:$<TARGET_EXISTS:Catch2::Catch2WithMain>,Catch2::Catch2WithMain,Catch2::Catch2>
-    fmt::fmt nlohmann_json::nlohmann_json)
+    ZLIB::ZLIB fmt::fmt nlohmann_json::nlohmann_json)
   if(TARGET unroll-cli)
     add_dependencies(unroll_tests unroll-cli)
   endif()

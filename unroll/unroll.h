@@ -6,13 +6,17 @@
 #include <unroll/graph/program.h>
 #include <unroll/graph/tape.h>
 #include <unroll/graph/threads.h>
+#include <unroll/io/audio.h>
 #include <unroll/io/csv.h>
+#include <unroll/io/idx.h>
 #include <unroll/io/safetensors.h>
+#include <unroll/io/tagged_text.h>
 #include <unroll/io/text.h>
 #include <unroll/io/tokens.h>
 #include <unroll/layers/attention.h>
 #include <unroll/layers/cells.h>
 #include <unroll/layers/decoder_attention.h>
+#include <unroll/layers/dlinear.h>
 #include <unroll/layers/dropout.h>
 #include <unroll/layers/embedding.h>
 #include <unroll/layers/linear.h>
@@ -24,6 +28,7 @@
 #include <unroll/layers/recurrent.h>
 #include <unroll/layers/regularization.h>
 #include <unroll/layers/rwkv.h>
+#include <unroll/layers/sequence_encoder.h>
 #include <unroll/layers/sequential.h>
 #include <unroll/layers/transformer.h>
 #include <unroll/ops/arithmetic.h>
@@ -53,7 +58,9 @@
 #include <unroll/optim/sgd.h>
 #include <unroll/train/batches.h>
 #include <unroll/train/bleu.h>
+#include <unroll/train/epochs.h>
 #include <unroll/train/evaluation.h>
+#include <unroll/train/forecast.h>
 #include <unroll/train/pairs.h>
 #include <unroll/train/search.h>
 #include <unroll/train/seq2seq.h>

@@ -372,3 +372,29 @@ TEST_CASE("help and the list of ops", "[slow]") {
   CHECK(ops.code == 0);
   CHECK(has(ops.text, "matmul"));
 }
+
+TEST_CASE("forecast prints naive forecasts, DLinear and a model", "[slow]") {
+  if (!available()) return;
+  const TemporaryDirectory folder;
+  std::string text = "hour,load\n";
+  for (int t = 0; t < 400; ++t)
+    text += std::to_string(t) + "," + std::to_string((t * 37 + t * t * 11) % 24) + "\n";
+  const auto series = write_plainly(folder / "load.csv", text);
+  const std::string base =
+      "forecast --columns load --look-back 48 --horizon 12 --series" + quoted(series);
+  const Run run = program(base + "--models dlinear,gru --parameters 3000 --epochs 2");
+  CAPTURE(run.text);
+  CHECK(run.code == 0);
+  for (const char* row : {"persistence", "seasonal (24)", "dlinear", "gru", "69 test windows"})
+    CHECK(has(run.text, row));
+  const auto refused = [&](const std::string& arguments, const char* why) {
+    const Run bad = program(base + arguments);
+    CAPTURE(bad.text);
+    CHECK(bad.code == 1);
+    CHECK(has(bad.text, why));
+  };
+  refused("--models oracle", "no model is named 'oracle'");
+  refused("--split 300,50", "--split with 2 numbers");
+  refused("--split 300,50,100", "300, 50 and 100 rows of 400");
+  refused("--kernel 4", "moving average over 4 steps");
+}

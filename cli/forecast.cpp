@@ -1,0 +1,149 @@
+#include <fmt/format.h>
+#include <unroll/graph/threads.h>
+#include <unroll/io/fail_data.h>
+#include <unroll/train/forecast.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <memory>
+
+#include "commands.h"
+#include "options.h"
+
+namespace unroll::cli {
+namespace {
+
+struct ForecastArguments {
+  std::string series;
+  std::vector<std::string> models = {"dlinear", "lstm", "gru", "transformer"}, columns;
+  std::vector<std::int64_t> split;
+  std::int64_t horizon = 24, look_back = 336, period = 24, batch = 32, seed = 1, kernel = 25;
+  std::int64_t parameters = 50'000;
+  int epochs = 10, patience = 3, layers = 1, threads = 1;
+  double learning_rate = 3e-4, dropout = 0.1;
+};
+
+// The monthly sunspots among the data sets that do not belong to the program.
+std::string default_series() {
+  const char* folder = std::getenv("UNROLL_DATA");
+  const auto path =
+      std::filesystem::path(folder != nullptr ? folder : "") / "sunspots/sunspots_monthly.csv";
+  if (folder == nullptr || !std::filesystem::exists(path))
+    fail_data("forecast", "no series is given",
+              "Give --series FILE.csv, or a folder with sunspots/sunspots_monthly.csv as "
+              "UNROLL_DATA");
+  return path.string();
+}
+
+void print_score(const std::string& name, const ForecastScore& test, const std::string& rest) {
+  fmt::print("{:<16}{:>10.4f}{:>10.4f}{}\n", name, test.mse, test.mae, rest);
+  std::fflush(stdout);  // minutes may pass until the next line
+}
+
+void run(const ForecastArguments& a) {
+  set_threads(a.threads);
+  const std::string path = a.series.empty() ? default_series() : a.series;
+  const Table table = read_csv(path, {.columns = a.columns});
+  if (!a.split.empty() && a.split.size() != 3)
+    fail("forecast", fmt::format("--split with {} numbers", a.split.size()),
+         "Give the rows for training, validation and test, as 8640,2880,2880");
+  const SeriesSplit split = a.split.empty() ? default_split(table.rows())
+                                            : SeriesSplit{a.split[0], a.split[1], a.split[2]};
+  const ForecastData data(table.tensor({}, DType::f64), split, a.look_back, a.horizon);
+  const auto options = [&](const std::string& model) {
+    return ForecasterOptions{.model = model,
+                             .channels = data.channels,
+                             .look_back = a.look_back,
+                             .horizon = a.horizon,
+                             .kernel = a.kernel,
+                             .parameters = a.parameters,
+                             .layers = a.layers,
+                             .dropout = a.dropout};
+  };
+  for (const std::string& model : a.models) {  // what is wrong with one shows before any training
+    Generator generator(static_cast<std::uint64_t>(a.seed));
+    make_forecaster(options(model), generator);
+  }
+  fmt::print(
+      "{}: {} channels, {} + {} + {} rows to train, validate and test\n"
+      "{} steps from the last {}; errors of scaled values on {} test windows\n\n",
+      std::filesystem::path(path).filename().string(), data.channels, split.train, split.validation,
+      split.test, a.horizon, a.look_back, data.test.count());
+  fmt::print("{:<16}{:>10}{:>10}{:>12}{:>12}{:>8}{:>10}\n", "", "test MSE", "test MAE",
+             "valid. MSE", "parameters", "epoch", "seconds");
+  print_score("persistence",
+              score_forecast([&](const Tensor& x) { return forecast_persistence(x, a.horizon); },
+                             data.test),
+              "");
+  if (a.period > 1 && a.period <= a.look_back)
+    print_score(
+        fmt::format("seasonal ({})", a.period),
+        score_forecast([&](const Tensor& x) { return forecast_seasonal(x, a.horizon, a.period); },
+                       data.test),
+        "");
+  for (const std::string& name : a.models) {
+    Generator generator(static_cast<std::uint64_t>(a.seed));
+    const auto model = make_forecaster(options(name), generator);
+    const EpochResult result = train_forecaster(*model, data, generator,
+                                                {.epochs = a.epochs,
+                                                 .batch = a.batch,
+                                                 .learning_rate = a.learning_rate,
+                                                 .clip_norm = 1,
+                                                 .patience = a.patience,
+                                                 .label = name});
+    if (result.interrupted) fail("forecast", "interrupted while training " + name);
+    print_score(name, score_forecast(std::ref(*model), data.test),
+                fmt::format("{:>12.4f}{:>12}{:>8}{:>10.1f}", result.best, model->parameter_count(),
+                            result.best_epoch, result.seconds));
+  }
+}
+
+}  // namespace
+
+void add_forecast(CLI::App& app) {
+  auto* command = app.add_subcommand(
+      "forecast", "Trains models to forecast a series, beside DLinear and naive forecasts");
+  const auto a = std::make_shared<ForecastArguments>();
+  command->add_option("--series", a->series, "CSV with a header, rows in order of time")
+      ->default_str("sunspots/sunspots_monthly.csv in $UNROLL_DATA");
+  command->add_option("--columns", a->columns, "Columns to read and forecast (default: all)")
+      ->delimiter(',');
+  command
+      ->add_option("--models", a->models,
+                   "Of dlinear, rnn, lstm, gru, mingru, minlstm, mamba, rwkv, transformer")
+      ->delimiter(',');
+  command
+      ->add_option("--split", a->split,
+                   "Rows to train, validate and test (default: 70, 10 and 20 %)")
+      ->delimiter(',')
+      ->check(whole(1));
+  command->add_option("--horizon", a->horizon, "Steps to forecast")->check(whole(1, 1'000'000));
+  command->add_option("--look-back", a->look_back, "Steps that are read")
+      ->check(whole(1, 1'000'000));
+  command->add_option("--period", a->period, "Steps of a season, for the seasonal naive forecast")
+      ->check(whole(1));
+  command->add_option("--kernel", a->kernel, "DLinear: steps of the moving average, an odd number")
+      ->check(whole(1, 1'000'001));
+  command
+      ->add_option("--parameters", a->parameters,
+                   "Parameters of each sequence model, without the layer that forecasts")
+      ->check(whole(1000, 1'000'000'000));
+  command->add_option("--layers", a->layers, "Layers of each sequence model")
+      ->check(whole(1, 1000));
+  command->add_option("--dropout", a->dropout, "Of the sequence models")->check(real(0, 0.99));
+  command->add_option("--epochs", a->epochs, "Passes over the training windows, at the most")
+      ->check(whole(1, 1'000'000));
+  command
+      ->add_option("--patience", a->patience,
+                   "Epochs without a better validation before training stops; 0: never")
+      ->check(whole(0, 1'000'000));
+  command->add_option("--batch", a->batch, "Windows in a step")->check(whole(1, 1'000'000));
+  command->add_option("--learning-rate", a->learning_rate, "The highest, Adam's")
+      ->check(positive(10));
+  command->add_option("--seed", a->seed, "Of parameters, order and dropout")->check(whole(0));
+  command->add_option("--threads", a->threads, "Threads")->check(whole(1, 1024));
+  command->callback([=] { run(*a); });
+}
+
+}  // namespace unroll::cli

@@ -11,6 +11,7 @@ void add_report(CLI::App& app);
 void add_train(CLI::App& app);
 void add_evaluate(CLI::App& app);
 void add_generate(CLI::App& app);
+void add_inspect(CLI::App& app);
 void add_ops(CLI::App& app);
 
 }  // namespace unroll::cli

@@ -14,6 +14,7 @@ int main(int argc, char** argv) {
   unroll::cli::add_train(app);
   unroll::cli::add_evaluate(app);
   unroll::cli::add_generate(app);
+  unroll::cli::add_inspect(app);
   unroll::cli::add_ops(app);
   try {
     app.parse(argc, argv);

@@ -1,8 +1,9 @@
 #pragma once
 
-#include <unroll/train/sequence_model.h>
+#include <unroll/train/model_dir.h>
 
 #include <functional>
+#include <nlohmann/json_fwd.hpp>
 #include <span>
 #include <string>
 #include <vector>
@@ -99,5 +100,20 @@ struct ContextPoint {
 std::vector<ContextPoint> effective_context(SequenceModel& model, const Tensor& x,
                                             std::span<const std::int64_t> contexts,
                                             const std::function<Tensor(const Tensor& last)>& loss);
+
+// --- All of it, for a language model
+
+struct InspectOptions {
+  std::int64_t steps = 96;     ///< of the sequence that is looked at
+  std::int64_t batch = 8;      ///< sequences whose gradients are added up
+  std::int64_t context = 128;  ///< the longest context; doubled from 1 up to it
+  std::int64_t windows = 512;  ///< places whose loss is averaged by context
+  std::uint64_t seed = 1;
+  JacobianOptions jacobian = {};
+};
+/// What of the above the model has, on parts of a text in the model's tokens, as inside.json holds
+/// it (docs/inside.md). Throws DataError for a text that is too short.
+nlohmann::json inspect(const LanguageModel& model, std::span<const std::int64_t> tokens,
+                       const InspectOptions& options = {});
 
 }  // namespace unroll

@@ -14,6 +14,7 @@ void add_generate(CLI::App& app);
 void add_seq2seq(CLI::App& app);
 void add_translate(CLI::App& app);
 void add_forecast(CLI::App& app);
+void add_inspect(CLI::App& app);
 void add_ops(CLI::App& app);
 
 }  // namespace unroll::cli

@@ -17,6 +17,7 @@ int main(int argc, char** argv) {
   unroll::cli::add_seq2seq(app);
   unroll::cli::add_translate(app);
   unroll::cli::add_forecast(app);
+  unroll::cli::add_inspect(app);
   unroll::cli::add_ops(app);
   try {
     app.parse(argc, argv);

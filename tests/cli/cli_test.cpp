@@ -398,3 +398,28 @@ TEST_CASE("forecast prints naive forecasts, DLinear and a model", "[slow]") {
   refused("--split 300,50,100", "300, 50 and 100 rows of 400");
   refused("--kernel 4", "moving average over 4 steps");
 }
+
+TEST_CASE("inspect looks into what train saved", "[slow]") {
+  if (!available()) return;
+  const TemporaryDirectory folder;
+  write_plainly(folder / "text.txt", prose(400));
+  const std::string text = "--text" + quoted(folder / "text.txt");
+  for (const std::string model : {"gru", "mamba", "transformer"}) {
+    CAPTURE(model);
+    REQUIRE(program("train --model " + model + " --parameters 8000 --steps 20 " + text + "--out" +
+                    quoted(folder / model))
+                .code == 0);
+    const Run run =
+        program("inspect --steps 12 --context 8 --windows 16 --jacobians 2 " + text +
+                "--model-dir" + quoted(folder / model) + "--out" + quoted(folder / "inside.json"));
+    INFO(run.text);
+    REQUIRE(run.code == 0);
+    const auto inside = nlohmann::json::parse(read_plainly(folder / "inside.json"));
+    CHECK(inside.at("text").size() == 12);
+    CHECK(inside.at("gradient_flow")[0].at("last").size() == 12);
+    CHECK(inside.at("effective_context").size() == 4);  // 1, 2, 4, 8
+    CHECK(inside.contains("gates") == (model == "gru"));
+    CHECK(inside.contains("jacobian") == (model != "transformer"));
+    CHECK(inside.contains("attention") == (model == "transformer"));
+  }
+}

@@ -54,10 +54,10 @@ Tensor joined_bias(const Parameter& bias_ih, const Parameter& bias_hh) {
 }
 
 // W_ih x + b_ih + W_hh h + b_hh, the first half apart so that scan can take it out of the loop.
-Tensor gates(const Tensor& x, const Recurrent& past, const Parameter& weight_ih,
-             const Parameter& bias_ih, const Parameter& bias_hh) {
+Tensor summed(const Tensor& x, const Tensor& h, const Parameter& weight_ih, const Tensor& weight_hh,
+              const Parameter& bias_ih, const Parameter& bias_hh) {
   const Tensor from_x = linear(x, weight_ih, joined_bias(bias_ih, bias_hh));
-  return matmul(past.h, past.weight, {.transpose_b = true, .add = from_x});
+  return matmul(h, weight_hh, {.transpose_b = true, .add = from_x});
 }
 
 }  // namespace
@@ -89,7 +89,7 @@ Output RNNCell::masked(const Tensor& x, const State& state, const StepMasks& mas
     fail("RNNCell", "what it takes in is its whole state, not an update of it",
          "update_dropout is for LSTM and GRU");
   const Recurrent past(state[0], weight_hh, masks);
-  const Tensor sum = gates(x, past, weight_ih, bias_ih, bias_hh);
+  const Tensor sum = summed(x, past.h, weight_ih, past.weight, bias_ih, bias_hh);
   const Tensor h = options_.relu ? relu(sum) : tanh(sum);
   return {h, {h}};
 }
@@ -139,20 +139,32 @@ LSTMCell::LSTMCell(const LSTMCellOptions& options, GeneratorRef generator) : opt
   add("norm_c_bias", norm_c_bias);
 }
 
+// [B, 4H], the gates before their nonlinearities.
+Tensor LSTMCell::sums(const Tensor& x, const Tensor& h, const Tensor& weight) const {
+  if (!options_.layer_norm) return summed(x, h, weight_ih, weight, bias_ih, bias_hh);
+  Tensor from_x = layer_norm(linear(x, weight_ih), norm_ih);
+  if (bias_ih.defined()) from_x = from_x + joined_bias(bias_ih, bias_hh);
+  return from_x + layer_norm(matmul(h, weight, {.transpose_b = true}), norm_hh);
+}
+
+std::vector<Gate> LSTMCell::gates(const Tensor& x, const State& state) const {
+  const auto [i, f, g, o] = chunk<4>(sums(x, state[0], weight_hh));
+  return {{"i", sigmoid(Tensor(i))},
+          {"f", sigmoid(Tensor(f)), true},
+          {"g", tanh(Tensor(g))},
+          {"o", sigmoid(Tensor(o))}};
+}
+
 Output LSTMCell::masked(const Tensor& x, const State& state, const StepMasks& masks) const {
   const Recurrent past(state[0], weight_hh, masks);
   std::array<Tensor, 2> next;
+  const auto [i, f, g, o] = chunk<4>(sums(x, past.h, past.weight));
   if (options_.layer_norm) {
-    Tensor from_x = layer_norm(linear(x, weight_ih), norm_ih);
-    if (bias_ih.defined()) from_x = from_x + joined_bias(bias_ih, bias_hh);
-    const Tensor from_h = layer_norm(matmul(past.h, past.weight, {.transpose_b = true}), norm_hh);
-    const auto [i, f, g, o] = chunk<4>(from_x + from_h);
     next[1] = taken_in(i, f, g, state[1], masks.update);
     next[0] = pointwise(
         "lstm_output", [](auto o, auto c) { return sigmoid(o) * tanh(c); }, o,
         layer_norm(next[1], norm_c, norm_c_bias));
   } else {
-    const auto [i, f, g, o] = chunk<4>(gates(x, past, weight_ih, bias_ih, bias_hh));
     if (masks.update.defined()) {
       next[1] = taken_in(i, f, g, state[1], masks.update);
       next[0] = pointwise(
@@ -254,6 +266,21 @@ Output GRUCell::masked(const Tensor& x, const State& state, const StepMasks& mas
       },
       x_n, h_n, Tensor(z), h);
   return {next, {next}};
+}
+
+std::vector<Gate> GRUCell::gates(const Tensor& x, const State& state) const {
+  const std::int64_t size = options_.hidden_size;
+  const Tensor& h = state[0];
+  const auto [xr, xz, xn] = chunk<3>(linear(x, weight_ih, or_none(bias_ih)));
+  const auto [hr, hz, hn] = chunk<3>(linear(h, weight_hh, or_none(bias_hh)));
+  const Tensor r = sigmoid(Tensor(xr) + Tensor(hr)), z = sigmoid(Tensor(xz) + Tensor(hz));
+  Tensor reset = r * Tensor(hn);
+  if (options_.reset_before) {
+    const Tensor bias =
+        bias_hh.defined() ? slice(Tensor(bias_hh), 0, 2 * size, 3 * size) : Tensor();
+    reset = linear(r * h, slice(Tensor(weight_hh), 0, 2 * size, 3 * size), bias);
+  }
+  return {{"r", r}, {"z", z, true}, {"n", tanh(Tensor(xn) + reset)}};
 }
 
 State GRUCell::initial_state(std::int64_t batch, DType dtype) const {

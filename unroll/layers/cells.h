@@ -14,6 +14,13 @@ struct StepMasks {
   Tensor update = {};     ///< [B, hidden], a factor of what a gated cell takes in (g or n)
 };
 
+/// One gate of a step behind its nonlinearity, [B, hidden].
+struct Gate {
+  const char* name;
+  Tensor value;
+  bool keeps = false;  ///< the share of the old state that stays: an LSTM's f, a GRU's z
+};
+
 /// One step of a recurrent layer. A user's cell derives from this, or is any callable
 /// (x, state) -> Output; all go through the same scan().
 class RecurrentCell : public Module {
@@ -23,6 +30,8 @@ class RecurrentCell : public Module {
   /// The same step with masks. Throws Error for a mask that the cell has no place for, which for a
   /// cell that does not say otherwise is any.
   virtual Output masked(const Tensor& x, const State& state, const StepMasks& masks) const;
+  /// What the gates of this step are, for looking inside; none for a cell without gates.
+  virtual std::vector<Gate> gates(const Tensor& /*x*/, const State& /*state*/) const { return {}; }
   /// Of h in the product; undefined for a cell that has no such weight.
   virtual Parameter recurrent_weight() const { return {}; }
   /// Zeros.
@@ -83,6 +92,7 @@ class LSTMCell : public RecurrentCell {
     return masked(x, state, {});
   }
   Output masked(const Tensor& x, const State& state, const StepMasks& masks) const override;
+  std::vector<Gate> gates(const Tensor& x, const State& state) const override;  ///< i, f, g, o
   Parameter recurrent_weight() const override { return weight_hh; }
   State initial_state(std::int64_t batch, DType dtype) const override;
   std::int64_t output_size() const override {
@@ -91,6 +101,8 @@ class LSTMCell : public RecurrentCell {
   std::string describe() const override;
 
  private:
+  Tensor sums(const Tensor& x, const Tensor& h, const Tensor& weight) const;
+
   LSTMCellOptions options_;
 };
 
@@ -113,6 +125,7 @@ class GRUCell : public RecurrentCell {
     return masked(x, state, {});
   }
   Output masked(const Tensor& x, const State& state, const StepMasks& masks) const override;
+  std::vector<Gate> gates(const Tensor& x, const State& state) const override;  ///< r, z, n
   Parameter recurrent_weight() const override { return weight_hh; }
   State initial_state(std::int64_t batch, DType dtype) const override;
   std::int64_t output_size() const override { return options_.hidden_size; }

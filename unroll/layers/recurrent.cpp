@@ -102,6 +102,14 @@ std::vector<Output> RecurrentLayer::regularized(int layer, std::span<const ScanM
   return results;
 }
 
+Output RecurrentLayer::step(int layer, const Tensor& x, const State& state, Where where) const {
+  if (!regularizer_) return cell(layer)(x, state);
+  Output next = regularizer_->run(cell(layer), unsqueeze(x, 0), state, {.unrolled = true}, where);
+  // The very value that goes on to the next step, and not a copy of it among all outputs.
+  next.output = next.state[0];
+  return next;
+}
+
 Output RecurrentLayer::run(const Tensor& input, const RecurrentCall& call,
                            const Where& where) const {
   check(input, call, where);

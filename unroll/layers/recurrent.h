@@ -42,6 +42,10 @@ class RecurrentLayer : public Module {
     return run(x, call, where);
   }
 
+  /// One step of one layer in the forward direction, for looking inside: x [B, input of the layer]
+  /// and the cell's own state. What regularises the layer acts as in a call.
+  Output step(int layer, const Tensor& x, const State& state, Where where = Where::current()) const;
+
   State initial_state(std::int64_t batch, DType dtype = DType::f32) const;
   std::int64_t output_size() const { return directions_ * cells_[0]->output_size(); }
   /// The cell of one layer and direction, as scan() runs it.

@@ -71,14 +71,24 @@ class BlockModel : public SequenceModel {
       result.output = std::move(next.output);
       for (Tensor& one : next.state) result.state.push_back(std::move(one));
     }
-    result.output =
-        head_(last_norm_ ? (*last_norm_)(result.output) : (*last_rms_norm_)(result.output));
+    result.output = head_(last_norm(result.output));
     return result;
   }
   bool constant_state() const override { return true; }
+  ModelParts parts() override {
+    ModelParts parts{[this](const Tensor& x) { return first_norm_ ? (*first_norm_)(x) : x; },
+                     {},
+                     [this](const Tensor& h) { return head_(last_norm(h)); }};
+    for (const auto& block : blocks_)
+      parts.layers.push_back(
+          {.cell = block.get(),
+           .step = [&block](const Tensor& x, const State& s) { return (*block)(x, s); }});
+    return parts;
+  }
   std::string describe() const override { return "BlockModel"; }
 
  private:
+  Tensor last_norm(const Tensor& h) { return last_norm_ ? (*last_norm_)(h) : (*last_rms_norm_)(h); }
   // Tables normal(0, 0.02), as Mamba's authors have them, and what enters the residual stream
   // scaled by 1 / sqrt(of how much does): GPT-2's rule, which Mamba's follows. RWKV's blocks do so
   // themselves.

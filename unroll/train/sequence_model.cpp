@@ -22,7 +22,10 @@ constexpr ModelKind kinds[] = {ModelKind::rnn,    ModelKind::lstm,       ModelKi
 class RecurrentModel : public SequenceModel {
  public:
   RecurrentModel(const ModelConfig& c, GeneratorRef g)
-      : input_(c, c.embedding, g), rnn_(make_rnn(c, g)), head_(c.hidden, outputs_of(c), g) {
+      : input_(c, c.embedding, g),
+        rnn_(make_rnn(c, g)),
+        head_(c.hidden, outputs_of(c), g),
+        layers_(c.layers) {
     if (c.tied) {
       if (!input_.table || c.embedding != c.hidden)
         fail("model", "a tied head needs tokens and embedding = hidden");
@@ -39,6 +42,15 @@ class RecurrentModel : public SequenceModel {
     return result;
   }
   bool constant_state() const override { return true; }
+  ModelParts parts() override {
+    ModelParts parts{
+        [](const Tensor& x) { return x; }, {}, [this](const Tensor& h) { return head_(h); }};
+    for (int i = 0; i < layers_; ++i)
+      parts.layers.push_back(
+          {.cell = &rnn_->cell(i),
+           .step = [this, i](const Tensor& x, const State& s) { return rnn_->step(i, x, s); }});
+    return parts;
+  }
   std::string describe() const override { return "RecurrentModel"; }
 
  private:
@@ -67,6 +79,7 @@ class RecurrentModel : public SequenceModel {
   Input input_;
   std::unique_ptr<RecurrentLayer> rnn_;
   Linear head_;
+  int layers_;
 };
 
 // embed (+ positions) -> pre-norm encoder layers with a causal mask -> head: a GPT.
@@ -100,20 +113,41 @@ class TransformerModel : public SequenceModel {
   }
   Tensor embed(const Tensor& x) override { return input_(x); }
   Output run(const Tensor& embedded, const State& state) override {
-    const std::int64_t steps = embedded.size(0), past = state.empty() ? 0 : state[0].size(0);
+    const std::int64_t past = state.empty() ? 0 : state[0].size(0);
+    Output result = encoder_(placed(embedded, past), {.causal = true, .cache = state});
+    result.output = head_(result.output);
+    return result;
+  }
+  bool constant_state() const override { return false; }
+  ModelParts parts() override {
+    ModelParts parts{[this](const Tensor& x) { return placed(x, 0); },
+                     {},
+                     [this](const Tensor& h) { return head_((*encoder_.norm)(h)); }};
+    for (int i = 0; i < config_.layers; ++i) {
+      TransformerEncoderLayer& layer = encoder_.layer(i);
+      parts.layers.push_back(
+          {.run = [&layer](const Tensor& x) { return layer(x, {.causal = true}).output; },
+           .attention =
+               [&layer](const Tensor& x) {
+                 const AttentionCall call{.causal = true, .need_weights = true};
+                 return layer.self_attn(layer.norm1(x), call).weights;
+               }});
+    }
+    return parts;
+  }
+  std::string describe() const override { return "TransformerModel"; }
+
+ private:
+  // Vectors with what tells their positions, `past` and those behind it.
+  Tensor placed(const Tensor& embedded, std::int64_t past) {
+    const std::int64_t steps = embedded.size(0);
     Tensor x = embedded;
     if (positions_) x = x + unsqueeze((*positions_)(steps, past), 1);
     if (config_.positions == Positions::sinusoidal)
       x = x + sinusoidal_positions(steps, config_.hidden, past, x.dtype())
                   .viewed({steps, 1, config_.hidden});
-    Output result = encoder_(x, {.causal = true, .cache = state});
-    result.output = head_(result.output);
-    return result;
+    return x;
   }
-  bool constant_state() const override { return false; }
-  std::string describe() const override { return "TransformerModel"; }
-
- private:
   // GPT-2's: normal(0, 0.02), residual projections scaled by 1/sqrt(2 layers), biases 0.
   void initialize(GeneratorRef& g) {
     const double residual = 0.02 / std::sqrt(2.0 * config_.layers);
@@ -141,6 +175,11 @@ class TransformerModel : public SequenceModel {
 };
 
 }  // namespace
+
+ModelParts SequenceModel::parts() {
+  fail("model", "a " + describe() + " does not say what its parts are",
+       "Override parts() to look inside it");
+}
 
 const char* to_string(ModelKind kind) {
   switch (kind) {

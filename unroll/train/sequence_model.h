@@ -4,9 +4,27 @@
 #include <unroll/layers/regularization.h>
 #include <unroll/ops/scan.h>
 
+#include <functional>
 #include <memory>
+#include <vector>
 
 namespace unroll {
+
+/// One layer of a model taken apart. A layer whose state has one size is run by `step`; a
+/// Transformer's has `run` and `attention` instead.
+struct ModelLayer {
+  const RecurrentCell* cell = nullptr;  ///< whose initial_state() and gates() these are
+  std::function<Output(const Tensor& x, const State& state)> step = {};  ///< x [B, D]
+  std::function<Tensor(const Tensor& x)> run = {};        ///< all steps, [T, B, D] -> [T, B, D]
+  std::function<Tensor(const Tensor& x)> attention = {};  ///< its weights, [B, heads, T, T]
+};
+
+/// model(x) is head(layer n (... layer 1 (enter(embed(x))))). Valid while the model lives.
+struct ModelParts {
+  std::function<Tensor(const Tensor& embedded)> enter;  ///< [T, B, D] -> what enters the layers
+  std::vector<ModelLayer> layers;
+  std::function<Tensor(const Tensor& h)> head;  ///< [T, B, D] -> [T, B, O]
+};
 
 /// A causal model of sequences: what the training loop, streaming and the comparison ask of any
 /// architecture. The output at step t depends on inputs up to t.
@@ -21,6 +39,9 @@ class SequenceModel : public Module {
 
   /// Does the state have the same size however long the sequence is?
   virtual bool constant_state() const = 0;
+  /// The model taken apart, for looking inside (compare/inside.h). Throws Error for a model that
+  /// does not say how.
+  virtual ModelParts parts();
 };
 
 enum class ModelKind : std::uint8_t { rnn, lstm, gru, mingru, minlstm, mamba, rwkv, transformer };

@@ -1,0 +1,101 @@
+#include <fmt/format.h>
+#include <unroll/compare/inside.h>
+#include <unroll/graph/threads.h>
+#include <unroll/io/atomic_file.h>
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "commands.h"
+#include "options.h"
+
+namespace unroll::cli {
+namespace {
+
+using Json = nlohmann::json;
+
+struct Arguments {
+  std::string folder, text, out = "inside.json";
+  double part = 1.0;
+  int threads = 1;
+  InspectOptions options;
+};
+
+// The middle one of the numbers that are there; infinite where most are not.
+double median(const Json& list) {
+  std::vector<double> values;
+  for (const Json& one : list) values.push_back(one.is_null() ? INFINITY : one.get<double>());
+  std::ranges::nth_element(values, values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2));
+  return values[values.size() / 2];
+}
+
+void print(const Json& inside) {
+  if (inside.contains("gates"))
+    for (std::size_t l = 0; l < inside["gates"].size(); ++l) {
+      const Json& horizon = inside["gates"][l]["horizon"];
+      const auto longer = std::ranges::count_if(
+          horizon, [](const Json& h) { return h.is_null() || h.get<double>() > 10; });
+      fmt::print("layer {}: memory horizon {:.2f} steps (median unit), above 10 in {} of {}\n",
+                 l + 1, median(horizon), longer, horizon.size());
+    }
+  if (inside.contains("jacobian")) {
+    const Json& layers = inside["jacobian"]["layers"];
+    for (std::size_t l = 0; l < layers.size(); ++l) {
+      Json radii = Json::array();
+      for (const Json& one : layers[l]) radii.push_back(one["radius"]);
+      fmt::print("layer {}: spectral radius {:.3f} (median step)\n", l + 1, median(radii));
+    }
+    const Json& exponent = inside["jacobian"]["lyapunov_exponent"];
+    if (!exponent.is_null())
+      fmt::print("Lyapunov exponent {:.4f} a step\n", exponent.get<double>());
+  }
+  for (const Json& layer : inside["gradient_flow"]) {
+    const Json& norms = layer["last"];
+    fmt::print("{} {}: |d last loss / d h| {:.2e} at the last step, {:.2e} {} before\n",
+               layer["layer"] == 0 ? "input" : "layer", layer["layer"].dump(),
+               norms.back().get<double>(), norms.front().get<double>(), norms.size() - 1);
+  }
+  for (const Json& p : inside["effective_context"])
+    fmt::print("context {:>5}: loss {:.4f}\n", p["context"].get<std::int64_t>(),
+               p["loss"].is_null() ? NAN : p["loss"].get<double>());
+}
+
+}  // namespace
+
+void add_inspect(CLI::App& app) {
+  auto* command = app.add_subcommand("inspect", "Looks inside a saved model while it reads a text");
+  const auto a = std::make_shared<Arguments>();
+  command->add_option("--model-dir", a->folder, "Folder of config.json and model.safetensors")
+      ->required();
+  command->add_option("--text", a->text, "UTF-8 text")->required();
+  command->add_option("--last", a->part, "Only this last share of it (0.1: what train held out)")
+      ->check(positive(1));
+  command->add_option("--steps", a->options.steps, "Of the sequence that is looked at")
+      ->check(whole(5, 1'000'000));
+  command->add_option("--batch", a->options.batch, "Sequences whose gradients are added up")
+      ->check(whole(1, 1'000'000));
+  command->add_option("--context", a->options.context, "Longest context")
+      ->check(whole(1, 1'000'000));
+  command->add_option("--windows", a->options.windows, "Places whose loss is averaged by context")
+      ->check(whole(1, 1'000'000));
+  command->add_option("--jacobians", a->options.jacobian.count, "Steps whose Jacobian is looked at")
+      ->check(whole(1, 1'000'000));
+  command->add_option("--seed", a->options.seed);
+  command->add_option("--threads", a->threads)->check(whole(1, 1024));
+  command->add_option("--out", a->out, "File that is written");
+  command->callback([a] {
+    set_threads(a->threads);
+    const LanguageModel model = load_model(a->folder);
+    const std::vector<std::int64_t> tokens = model.vocabulary.encode(read_text(a->text));
+    const auto count =
+        static_cast<std::size_t>(std::llround(a->part * static_cast<double>(tokens.size())));
+    const Json inside = inspect(model, std::span(tokens).last(count), a->options);
+    write_file_atomically(a->out, inside.dump() + "\n");
+    print(inside);
+    fmt::print("written: {}\n", a->out);
+  });
+}
+
+}  // namespace unroll::cli

@@ -54,3 +54,4 @@
 #include <unroll/train/stream.h>
 #include <unroll/train/train_step.h>
 #include <unroll/train/trainer.h>
+#include <unroll/train/truncated_bptt.h>

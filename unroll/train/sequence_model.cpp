@@ -39,6 +39,17 @@ class RecurrentModel : public SequenceModel {
     return result;
   }
   bool constant_state() const override { return true; }
+  StepForm step_form(const StreamOptions& options) override {
+    detail::refuse_window(options, describe());
+    StepForm form = rnn_->step_form();
+    form.step = [this, inner = std::move(form.step)](const Tensor& x, const Tensor& position,
+                                                     const State& state) {
+      Output result = inner(embed(x), position, state);
+      result.output = head_(result.output);
+      return result;
+    };
+    return form;
+  }
   std::string describe() const override { return "RecurrentModel"; }
 
  private:
@@ -141,6 +152,18 @@ class TransformerModel : public SequenceModel {
 };
 
 }  // namespace
+
+StepForm SequenceModel::step_form(const StreamOptions&) {
+  fail("model", fmt::format("a {} has no form for single steps", describe()),
+       "Override step_form()");
+}
+
+void detail::refuse_window(const StreamOptions& options, const std::string& model) {
+  if (options.window != 0 || options.sinks != 0)
+    fail("model",
+         fmt::format("a window of {} and {} sinks for a {}", options.window, options.sinks, model),
+         "They bound what attention keeps; this model's state has one size");
+}
 
 const char* to_string(ModelKind kind) {
   switch (kind) {

@@ -2,6 +2,7 @@
 
 #include <unroll/layers/module.h>
 #include <unroll/layers/regularization.h>
+#include <unroll/layers/step_form.h>
 #include <unroll/ops/scan.h>
 
 #include <memory>
@@ -21,6 +22,10 @@ class SequenceModel : public Module {
 
   /// Does the state have the same size however long the sequence is?
   virtual bool constant_state() const = 0;
+
+  /// One step, for a Stream: tokens [B] or features [B, F] -> outputs [B, O]. Its state, B leading,
+  /// need not be run()'s. Default: throws Error, as do options that the model has no use for.
+  virtual StepForm step_form(const StreamOptions& options = {});
 };
 
 enum class ModelKind : std::uint8_t { rnn, lstm, gru, mingru, minlstm, mamba, rwkv, transformer };

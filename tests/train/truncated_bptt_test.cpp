@@ -5,7 +5,7 @@
 #include <unroll/ops/arithmetic.h>
 #include <unroll/ops/index.h>
 #include <unroll/ops/reduce.h>
-#include <unroll/train/stream.h>
+#include <unroll/train/truncated_bptt.h>
 
 #include "../catch.h"
 #include "../io/files.h"

@@ -411,6 +411,10 @@ std::vector<Case> cases() {
     all.push_back(block_stream_case("minGRU block", size, [=](Generator& g) {
       return std::make_shared<MinimalBlock>(MinimalBlockOptions{.size = size}, g);
     }));
+    all.push_back(model_stream_case(
+        fmt::format("stream Transformer 1L{} window 256 B1", size),
+        {.kind = ModelKind::transformer, .vocabulary = vocabulary, .hidden = size, .layers = 1},
+        {.window = 256}));
   }
   all.push_back(overhead_case());
   all.push_back(replay_case());

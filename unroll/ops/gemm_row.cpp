@@ -10,6 +10,8 @@ template <class T>
 constexpr std::int64_t lanes_of = simd::Lanes<T>::count;
 // Two additions a cycle, each of which takes four: so many sums keep the units busy.
 constexpr std::int64_t most = 8;
+// Beyond what a second-level cache keeps from step to step, elements are asked for ahead of time.
+constexpr std::int64_t far = std::int64_t{1} << 18, ahead_of_far = 2048;
 
 // f(first column, vectors) for each panel.
 template <class T, class F>
@@ -22,7 +24,8 @@ void over_panels(const Gemm& g, const F& f) {
 // A panel of `Vectors` vectors. Where these are few, several rows of B have sums of their own.
 template <class T, int Vectors>
 [[gnu::noinline]] UNROLL_FLATTEN void row_panel(std::int64_t depth, const T* a, const T* b,
-                                                const T* start, T* c, std::int64_t columns) {
+                                                const T* start, T* c, std::int64_t columns,
+                                                std::int64_t ahead) {
   constexpr std::int64_t lanes = lanes_of<T>;
   constexpr std::int64_t chains = Vectors > 4 ? 1 : Vectors > 2 ? 2 : Vectors > 1 ? 4 : 8;
   const simd::Tag<T> d;
@@ -33,6 +36,7 @@ template <class T, int Vectors>
   for (; k + chains <= depth; k += chains)
     for (std::int64_t s = 0; s < chains; ++s, b += Vectors * lanes) {
       const auto left = hn::Set(d, a[k + s]);
+      for (int v = 0; v < Vectors; ++v) __builtin_prefetch(b + ahead + v * lanes);
       for (int v = 0; v < Vectors; ++v)
         sum[s][v] = hn::MulAdd(left, hn::LoadU(d, b + v * lanes), sum[s][v]);
     }
@@ -55,9 +59,9 @@ template <class T, int Vectors>
 
 template <class T>
 void run_panel(std::int64_t vectors, std::int64_t depth, const T* a, const T* b, const T* start,
-               T* c, std::int64_t columns) {
+               T* c, std::int64_t columns, std::int64_t ahead) {
   [&]<int... I>(std::integer_sequence<int, I...>) {
-    ((vectors == I + 1 ? row_panel<T, I + 1>(depth, a, b, start, c, columns) : void()), ...);
+    ((vectors == I + 1 ? row_panel<T, I + 1>(depth, a, b, start, c, columns, ahead) : void()), ...);
   }
   (std::make_integer_sequence<int, most>());
 }
@@ -92,7 +96,7 @@ void gemm_row(const Gemm& g, const T* a, const T* panels, const T* bias, T* c) {
   const T* const start = g.accumulate ? c : bias;
   over_panels<T>(g, [&](std::int64_t column, std::int64_t vectors) {
     run_panel(vectors, g.k, a, panels + column * g.k, start == nullptr ? nullptr : start + column,
-              c + column, g.n - column);
+              c + column, g.n - column, g.n * g.k >= far ? ahead_of_far : 0);
   });
 }
 

@@ -33,6 +33,7 @@ Json config_json(const ModelConfig& c) {
             {"tied", c.tied}};
   for (const auto& [value, name] : position_names)
     if (value == c.positions) json["positions"] = name;
+  if (c.window > 0) json["window"] = c.window;
   if (c.layer_norm) json["layer_norm"] = true;
   for (const auto& [name, value] : Regularization::fields())
     if (c.regularization.*value != 0) json["regularization"][name] = c.regularization.*value;
@@ -69,6 +70,7 @@ ModelConfig config_from(const Json& json) {
   json.at("bias").get_to(c.bias);
   json.at("tied").get_to(c.tied);
   // Files of models without them do not have these.
+  if (json.contains("window")) c.window = size_from(json, "window");
   if (json.contains("layer_norm")) json.at("layer_norm").get_to(c.layer_norm);
   if (json.contains("regularization")) {
     std::size_t known = 0;

@@ -3,9 +3,11 @@
 #include <unroll/layers/recurrent.h>
 #include <unroll/layers/transformer.h>
 #include <unroll/ops/arithmetic.h>
+#include <unroll/ops/embedding.h>
 #include <unroll/ops/layout.h>
 #include <unroll/train/block_model.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 
@@ -117,14 +119,53 @@ class TransformerModel : public SequenceModel {
     if (config_.positions == Positions::sinusoidal)
       x = x + sinusoidal_positions(steps, config_.hidden, past, x.dtype())
                   .viewed({steps, 1, config_.hidden});
-    Output result = encoder_(x, {.causal = true, .cache = state});
+    Output result = encoder_(x, {.causal = true, .window = config_.window, .cache = state});
     result.output = head_(result.output);
     return result;
   }
   bool constant_state() const override { return false; }
+  StepForm step_form(const StreamOptions& options) override {
+    const bool learned = config_.positions == Positions::learned;
+    std::int64_t window = options.window > 0 ? options.window : config_.window;
+    if (window > 0 && config_.window > 0) window = std::min(window, config_.window);
+    if (window == 0 && learned) window = config_.context;
+    if (window < 1 || options.window < 0 || options.sinks < 0)
+      fail("model",
+           fmt::format("a stream of a {} with a window of {} and {} sinks", describe(),
+                       options.window, options.sinks),
+           "Bound what it keeps: {.window = 256}, for instance");
+    const std::int64_t sinks = options.sinks, rows = window + sinks;
+    const DType dtype = head_.weight.dtype();
+    return {.step = [=, this](const Tensor& x, const Tensor& position,
+                              const State& state) { return step(x, position, state, sinks, rows); },
+            .initial_state =
+                [=, this](std::int64_t batch) {
+                  const Tensor cache = Tensor::zeros({batch, rows, 2 * config_.hidden}, dtype);
+                  return State(static_cast<std::size_t>(config_.layers), cache);
+                },
+            .longest = learned ? config_.context : 0};
+  }
   std::string describe() const override { return "TransformerModel"; }
 
  private:
+  Output step(const Tensor& tokens, const Tensor& position, const State& state, std::int64_t sinks,
+              std::int64_t rows) {
+    StreamPlace place{.position = position, .sinks = sinks};
+    const std::int64_t size = config_.hidden / config_.heads;
+    Tensor x = input_(tokens);
+    if (positions_) x = x + embedding(positions_->weight, position);
+    if (config_.positions == Positions::sinusoidal)
+      x = x + sinusoidal_positions_at(position, config_.hidden, x.dtype());
+    if (config_.positions == Positions::rotary) {
+      place.angles = sinusoidal_positions_at(position, size, x.dtype());
+      if (sinks > 0)
+        place.sink_angles = sinusoidal_positions_at(position, size, x.dtype(), rows - 1);
+    }
+    Output result = encoder_(x, {.causal = true, .cache = state, .place = place});
+    result.output = head_(result.output);
+    return result;
+  }
+
   // GPT-2's: normal(0, 0.02), residual projections scaled by 1/sqrt(2 layers), biases 0.
   void initialize(GeneratorRef& g) {
     const double residual = 0.02 / std::sqrt(2.0 * config_.layers);
@@ -247,6 +288,9 @@ std::unique_ptr<SequenceModel> make_model(const ModelConfig& c, GeneratorRef gen
       c.kind != ModelKind::gru)
     fail("model", fmt::format("a {} takes dropout alone of the regularisers", to_string(c.kind)),
          "The others are for rnn, lstm and gru");
+  if (c.window < 0 || (c.window > 0 && !transformer))
+    fail("model", fmt::format("a window of {} steps for a {}", c.window, to_string(c.kind)),
+         "A Transformer's is 0, for none, or positive");
   constexpr double most = 1e12;
   if (!(parameter_count(c) <= most))
     fail("model",

@@ -56,6 +56,7 @@ struct ModelConfig {
   bool tied = false;                   ///< the head's weight is the embedding
   bool layer_norm = false;             ///< LSTM, see LSTMCellOptions
   Regularization regularization = {};  ///< RNN, LSTM, GRU
+  std::int64_t window = 0;             ///< Transformer: the last steps that each one sees; 0: all
 };
 
 /// Numbers that are trained, without making the model; a double, since sizes may be anything.

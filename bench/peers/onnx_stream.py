@@ -86,6 +86,7 @@ def make_step(model, states, size, threads):
         run(bound[turn], None)
         turn = 1 - turn
 
+    step.owns = session, bindings, x, y, buffers  # what is bound does not keep itself alive
     return step, len(states) * size * 4
 
 

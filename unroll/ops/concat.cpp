@@ -80,6 +80,10 @@ struct Split : OpRecord<Split> {
       out[i] = {in[0].shape().with(axis, sizes[i]), in[0].dtype()};
   }
   void forward(Args in, std::span<Tensor> out) const override {
+    if (axis == 0) {  // do they fit?
+      std::vector<Spec> specs(out.size());
+      infer(in, specs);
+    }
     std::int64_t at = 0;
     for (std::size_t i = 0; i < out.size(); ++i) {
       if (axis == 0) {

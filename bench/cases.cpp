@@ -5,6 +5,7 @@
 #include <unroll/unroll.h>
 
 #include <memory>
+#include <type_traits>
 
 namespace unroll::bench {
 namespace {
@@ -249,19 +250,55 @@ Case attention_case(std::int64_t steps) {
           }};
 }
 
-Case stream_case(ModelKind kind, std::int64_t size) {
-  return {.name = fmt::format("stream {} {} B1", name_of(kind), size),
+// A model and one step of its stream.
+template <class Model>
+Case stream_case(const std::string& name, std::function<std::shared_ptr<Model>(Generator&)> make,
+                 std::function<Tensor(Generator&)> input, const StreamOptions& options = {}) {
+  const auto stream_of = [options](Model& model) {
+    model.eval();
+    if constexpr (std::is_same_v<Model, SequenceModel>)
+      return Stream(model, options);
+    else
+      return Stream(model);
+  };
+  return {.name = name,
           .unit = Unit::us,
           .make = [=]() -> Step {
             Generator g(1);
-            const auto layer = make_layer(kind, size, size, 1, false, g);
-            layer->eval();
-            return
-                [=, x = g.normal({1, 1, size}, 0, 1), state = layer->initial_state(1)]() mutable {
-                  const NoGrad constant;
-                  state = (*layer)(x, state).state;
-                };
-          }};
+            const auto model = make(g);
+            const auto stream = std::make_shared<Stream>(stream_of(*model));
+            return [model, stream, x = input(g)] { stream->step(x); };
+          },
+          .state_bytes =
+              [=] {
+                Generator g(1);
+                return stream_of(*make(g)).state_bytes();
+              }};
+}
+
+// H inputs, H units.
+Case layer_stream_case(ModelKind kind, std::int64_t size) {
+  return stream_case<RecurrentLayer>(
+      fmt::format("stream {} {} B1", name_of(kind), size),
+      [=](Generator& g) { return make_layer(kind, size, size, 1, false, g); },
+      [=](Generator& g) {
+        return g.normal({1, size}, 0, 1);
+      });
+}
+
+Case block_stream_case(const std::string& name, std::int64_t size,
+                       std::function<std::shared_ptr<RecurrentCell>(Generator&)> make) {
+  return stream_case<RecurrentCell>(fmt::format("stream {} {} B1", name, size), std::move(make),
+                                    [=](Generator& g) {
+                                      return g.normal({1, size}, 0, 1);
+                                    });
+}
+
+Case model_stream_case(const std::string& name, const ModelConfig& config,
+                       const StreamOptions& options = {}) {
+  return stream_case<SequenceModel>(
+      name, [=](Generator& g) { return std::shared_ptr<SequenceModel>(make_model(config, g)); },
+      [](Generator& g) { return random_tokens({1}, vocabulary, g); }, options);
 }
 
 // A long sequence of which the end alone is read, with every so many states kept.
@@ -306,21 +343,6 @@ Case block_case(ModelKind kind) {
                 [x = random_tokens(shape, vocabulary, g), y = random_tokens(shape, vocabulary, g)](
                     SequenceModel& m) { return cross_entropy(m(x).output, y); },
                 DType::f32);
-          }};
-}
-
-Case block_stream_case(ModelKind kind) {
-  const ModelConfig config = block_config(kind);
-  return {.name = fmt::format("stream {} 4L{} B1", to_string(kind), config.hidden),
-          .unit = Unit::us,
-          .make = [=]() -> Step {
-            Generator g(1);
-            const std::shared_ptr<SequenceModel> model = make_model(config, g);
-            model->eval();
-            return [model, x = random_tokens({1, 1}, vocabulary, g), state = State{}]() mutable {
-              const NoGrad constant;
-              state = (*model)(x, state).state;
-            };
           }};
 }
 
@@ -372,12 +394,28 @@ std::vector<Case> cases() {
   all.push_back(gpt_case("nanoGPT-cpu 4L4H128 B12 T64", 128, 12, 64));
   all.push_back(gpt_case("GPT 4L4H256 B8 T256", 256, 8, 256));
   for (const ModelKind kind :
-       {ModelKind::mingru, ModelKind::minlstm, ModelKind::mamba, ModelKind::rwkv})
-    for (const auto make : {block_case, block_stream_case}) all.push_back(make(kind));
+       {ModelKind::mingru, ModelKind::minlstm, ModelKind::mamba, ModelKind::rwkv}) {
+    const ModelConfig config = block_config(kind);
+    all.push_back(block_case(kind));
+    all.push_back(model_stream_case(
+        fmt::format("stream {} 4L{} B1", to_string(kind), config.hidden), config));
+  }
   for (const std::int64_t steps : {512, 2048, 4096}) all.push_back(attention_case(steps));
   for (const std::int64_t every : {0, 32}) all.push_back(long_case(every));
   for (const ModelKind kind : kinds)
-    for (const std::int64_t size : {64, 256}) all.push_back(stream_case(kind, size));
+    for (const std::int64_t size : {64, 256}) all.push_back(layer_stream_case(kind, size));
+  for (const std::int64_t size : {64, 256}) {
+    all.push_back(block_stream_case("Mamba block", size, [=](Generator& g) {
+      return std::make_shared<MambaBlock>(MambaOptions{.d_model = size}, g);
+    }));
+    all.push_back(block_stream_case("minGRU block", size, [=](Generator& g) {
+      return std::make_shared<MinimalBlock>(MinimalBlockOptions{.size = size}, g);
+    }));
+    all.push_back(model_stream_case(
+        fmt::format("stream Transformer 1L{} window 256 B1", size),
+        {.kind = ModelKind::transformer, .vocabulary = vocabulary, .hidden = size, .layers = 1},
+        {.window = 256}));
+  }
   all.push_back(overhead_case());
   all.push_back(replay_case());
   if (bf16_support().complete()) {

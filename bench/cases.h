@@ -22,6 +22,8 @@ struct Case {
   DType precision = DType::f32;  ///< of the products, and of those that the limit stands for
   /// Builds models and inputs, and returns what is timed.
   std::function<std::function<void()>()> make;
+  /// Of streams, whose steps are timed one by one.
+  std::function<std::int64_t()> state_bytes = {};
 };
 
 std::vector<Case> cases();

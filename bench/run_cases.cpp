@@ -41,6 +41,21 @@ Seconds timed(const std::function<void()>& run, double seconds) {
   return {rounds[2], rounds[0]};
 }
 
+/// Steps one by one for `seconds`, in microseconds and in order of size.
+std::vector<double> timed_steps(const std::function<void()>& run, double seconds) {
+  for (int i = 0; i < 200; ++i) run();
+  std::vector<double> steps;
+  steps.reserve(1 << 20);
+  const auto start = Clock::now();
+  while (seconds_since(start) < seconds && steps.size() < (1 << 20)) {
+    const auto begin = Clock::now();
+    run();
+    steps.push_back(seconds_since(begin) * 1e6);
+  }
+  std::sort(steps.begin(), steps.end());
+  return steps;
+}
+
 #ifndef UNROLL_NO_ONEDNN
 /// FLOPs a second of a 768 x 512 x 128 product by oneDNN with weights in the layout it likes best.
 double packed_product_rate(int threads, DType precision) {
@@ -83,6 +98,17 @@ int run_cases(const std::string& filter, int threads, double seconds) {
     ++found;
     const auto run = one.make();
     run();
+    if (one.state_bytes) {
+      const std::vector<double> steps = timed_steps(run, seconds);
+      const std::size_t n = steps.size();
+      fmt::print(R"({{"case": "{}", "threads": {}, "us": {:.4g}, "us_best": {:.4g}, )"
+                 R"("us_p99": {:.4g}, "us_worst": {:.4g}, "state_bytes": {}}})"
+                 "\n",
+                 one.name, threads, steps[n / 2], steps[0], steps[n - 1 - n / 100], steps[n - 1],
+                 one.state_bytes());
+      std::fflush(stdout);
+      continue;
+    }
     const auto product_rate = [&] {
       return one.flops > 0 ? packed_product_rate(threads, one.precision) : 0;
     };

@@ -70,3 +70,4 @@
 #include <unroll/train/train_step.h>
 #include <unroll/train/trainer.h>
 #include <unroll/train/translator.h>
+#include <unroll/train/truncated_bptt.h>

@@ -8,6 +8,7 @@
 #include <unroll/layers/transformer.h>
 #include <unroll/ops/loss.h>
 #include <unroll/optim/adam.h>
+#include <unroll/train/stream.h>
 #include <unroll/train/train_step.h>
 
 #include <cstdlib>
@@ -144,6 +145,30 @@ TEMPLATE_TEST_CASE("a steady step in f32 allocates on the heap what oneDNN does 
   CAPTURE(replayed, recorded);
   CHECK(replayed <= 400);  // about five a product
   CHECK(recorded <= 800);  // and the tracing of scan
+}
+
+TEST_CASE("a step of a stream allocates nothing, on the heap or of buffers") {
+  Generator g(1);
+  for (const ModelKind kind : {ModelKind::rnn, ModelKind::lstm, ModelKind::gru, ModelKind::mingru,
+                               ModelKind::minlstm, ModelKind::mamba, ModelKind::transformer}) {
+    INFO(to_string(kind));
+    const auto model = make_model(
+        {.kind = kind, .vocabulary = 16, .embedding = 16, .hidden = 16, .layers = 2, .heads = 2},
+        g);
+    model->eval();
+    Stream stream(*model, {.window = kind == ModelKind::transformer ? 8 : 0});
+    for (const std::int64_t batch : {1, 4}) {
+      const Tensor x = Tensor::zeros({batch}, DType::i64);
+      Tensor y;
+      for (int i = 0; i < 4; ++i) y = stream.step(x);
+      const std::int64_t heap = heap_allocations, buffers = memory_stats().allocations;
+      for (int i = 0; i < 20; ++i) y = stream.step(x);  // beyond the window
+      // Of several rows, oneDNN takes the products whose columns are no whole vectors (Mamba's
+      // x_proj), and makes a table of operands for each on the heap.
+      if (batch == 1 || kind != ModelKind::mamba) CHECK(heap_allocations - heap == 0);
+      CHECK(memory_stats().allocations - buffers == 0);
+    }
+  }
 }
 
 #endif

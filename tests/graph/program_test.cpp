@@ -267,3 +267,30 @@ TEST_CASE("a program draws itself for Graphviz") {
   CHECK(has(dot, "[3]"));
   CHECK(has(dot, "parameter"));
 }
+
+TEST_CASE("carried inputs become outputs; what weights decide follows their changes") {
+  Generator g(4);
+  const Linear a(3, 3, g);
+  Parameter scale(Tensor::full({3}, 2));
+  const auto f = [&](std::span<const Tensor> in) -> Tensors {
+    const Tensor twice = Tensor(scale) + Tensor(scale);
+    const Tensor next = tanh(a(in[0]) + in[1] * twice);
+    return {next, next, in[1]};  // one value for two receivers, and an input handed on
+  };
+  const Tensor x = g.normal({2, 3}, 0, 1), zero = Tensor::zeros({2, 3});
+  Program program = trace(f, std::vector{x, zero, zero}, {.keep_weights = true, .carried = 2});
+  REQUIRE(program.carried_count() == 2);
+  Tensor state = zero, before = zero;
+  for (int step = 0; step < 5; ++step) {
+    if (step == 3) scale.set_value(Tensor::full({3}, 0.5));
+    const Tensors expected = f(std::vector{x, state, before});
+    const Tensor got = program({x})[0];
+    CHECK(max(abs(got - expected[0])).item() < 1e-6);
+    CHECK(max(abs(program.carried(0) - expected[1])).item() < 1e-6);
+    CHECK(max(abs(program.carried(1) - expected[2])).item() < 1e-6);
+    state = expected[1];
+    before = expected[2];
+  }
+  CHECK_THROWS_AS(trace(f, std::vector{x, zero, Tensor::zeros({1, 3})}, {.carried = 2}), Error);
+  CHECK_THROWS_AS(program({x, zero}), Error);
+}

@@ -1,263 +1,264 @@
-// Truncated back-propagation through time: how far gradients reach, its limits, its memory.
-
-#include <unroll/graph/memory.h>
-#include <unroll/graph/tape.h>
-#include <unroll/ops/arithmetic.h>
-#include <unroll/ops/index.h>
-#include <unroll/ops/reduce.h>
+#include <unroll/io/safetensors.h>
+#include <unroll/layers/transformer.h>
+#include <unroll/ops/gemm_row.h>
 #include <unroll/train/stream.h>
 
+#include <cmath>
+
 #include "../catch.h"
-#include "../io/files.h"
 #include "../tensors.h"
 #include "setup.h"
 
 using namespace unroll;
-using unroll::test::Setup;
-using unroll::test::small;
 
 namespace {
 
-constexpr std::int64_t batch = 3, outputs = 5;
+double largest_difference(const Tensor& a, const Tensor& b) {
+  REQUIRE(a.shape() == b.shape());
+  double most = 0;
+  for (std::int64_t i = 0; i < a.numel(); ++i)
+    most = std::max(most, std::abs(static_cast<double>(a.ptr<float>()[i]) -
+                                   static_cast<double>(b.ptr<float>()[i])));
+  return most;
+}
 
-std::unique_ptr<SequenceModel> model_of(ModelKind kind, DType dtype = DType::f32) {
-  Generator g(1);
-  auto model = make_model(
-      {.kind = kind, .features = 4, .outputs = outputs, .embedding = 6, .hidden = 8, .layers = 2},
-      g);
-  model->to(dtype);
+Tensor random_tokens(const Shape& shape, Generator& g) {
+  Tensor tokens = Tensor::empty(shape, DType::i64);
+  for (std::int64_t& token : tokens.mutable_data<std::int64_t>()) token = g.below(8);
+  return tokens;
+}
+
+std::unique_ptr<SequenceModel> model_of(const ModelConfig& config, Generator& g) {
+  auto model = make_model(config, g);
+  // Away from the initial values, at which norms and biases hide what they do.
+  for (auto& [name, parameter] : model->named_parameters()) {
+    Tensor& value = parameter.mutable_value();
+    const Tensor noise = g.normal(value.shape(), 0, 0.1);
+    for (std::int64_t i = 0; i < value.numel(); ++i)
+      value.mutable_ptr<float>()[i] += noise.ptr<float>()[i];
+  }
+  model->eval();
   return model;
 }
 
-std::vector<Tensor> take_gradients(SequenceModel& model) {
-  std::vector<Tensor> grads;
-  for (const Parameter& one : model.parameters()) grads.push_back(one.grad());
-  model.zero_grad();
-  return grads;
-}
-
-// A loss in which every output counts for itself.
-Tensor loss_of(const Tensor& output) {
-  return sum(square(output) * normal(output.shape(), 7, output.dtype()));
-}
-
-// The gradient of one chunk by the definition: all before the last k2 steps is a constant.
-std::pair<Tensor, std::vector<Tensor>> defined(SequenceModel& model, const Tensor& xs,
-                                               std::int64_t end, std::int64_t k1, std::int64_t k2) {
-  const std::int64_t begin = std::max<std::int64_t>(0, end - k2);
-  State state;
-  Tensor before;
-  if (begin > 0) {
-    const Output past = model(xs.rows(0, begin));
-    state = past.state;
-    before = past.output;
+// Step by step as all at once, for one stream and three.
+void check_stream(SequenceModel& model, const StreamOptions& options, std::int64_t steps,
+                  Generator& g) {
+  for (const std::int64_t batch : {1, 3}) {
+    const Tensor x = random_tokens({steps, batch}, g);
+    const Tensor whole = model(x).output;
+    Stream stream(model, options);
+    for (std::int64_t t = 0; t < steps; ++t) {
+      INFO("batch " << batch << ", step " << t);
+      REQUIRE(largest_difference(stream.step(x.row(t)), whole.row(t)) < 1e-5);
+    }
+    CHECK(stream.position(0) == steps);
   }
-  Tape tape;
-  Tensor output = model(xs.rows(begin, end), state).output;
-  if (before.defined()) output = concat({before, output}, 0);
-  output = slice(output, 0, end - k1);
-  tape.backward(loss_of(output));
-  return {output.detach(), take_gradients(model)};
 }
 
 }  // namespace
 
-TEST_CASE("BPTT(k1, k2): gradients reach k2 steps back, whatever k1") {
-  for (const ModelKind kind : {ModelKind::rnn, ModelKind::lstm, ModelKind::gru}) {
-    const auto model = model_of(kind, DType::f64);
-    const Tensor xs = normal({24, batch, 4}, 2);
-    for (const auto& [k1, k2] : {std::pair<std::int64_t, std::int64_t>{2, 8},
-                                 {3, 8},
-                                 {4, 6},
-                                 {6, 4},
-                                 {1, 5},
-                                 {4, 4},
-                                 {5, 100}}) {
-      Carried carried;
-      for (std::int64_t end = k1; end <= 24; end += k1) {
-        CAPTURE(to_string(kind), k1, k2, end);
-        std::vector<Tensor> grads;
-        Tensor output;
-        {
-          Tape tape;
-          output = run_stream(*model, xs.rows(end - k1, end), k2, carried);
-          tape.backward(loss_of(output));
-          output = output.detach();
-          grads = take_gradients(*model);
-        }
-        REQUIRE(output.shape() == Shape{k1, batch, outputs});
-        const auto [expected, gradients] = defined(*model, xs, end, k1, k2);
-        CHECK(difference(output, expected) < 1e-12);
-        for (std::size_t i = 0; i < grads.size(); ++i)
-          CHECK(difference(grads[i], gradients[i]) < 1e-11);
-      }
+TEST_CASE("a stream gives what the whole sequence gives, for every kind of model") {
+  Generator g(5);
+  for (const ModelKind kind : test::every_kind) {
+    INFO(to_string(kind));
+    const auto model = model_of(test::small(kind), g);
+    const bool attends = kind == ModelKind::transformer;
+    check_stream(*model, {.window = attends ? 24 : 0}, 24, g);
+  }
+}
+
+TEST_CASE("a stream of every position code, and of a sliding window, equals the whole sequence") {
+  Generator g(6);
+  for (const Positions positions : {Positions::learned, Positions::rotary, Positions::sinusoidal})
+    for (const std::int64_t window : {0, 5}) {
+      INFO("positions " << static_cast<int>(positions) << ", window " << window);
+      ModelConfig config = test::small(ModelKind::transformer);
+      config.positions = positions;
+      config.window = window;
+      const auto model = model_of(config, g);
+      check_stream(*model, {.window = window > 0 ? 0 : 32}, 30, g);
     }
+  // The window of a stream counts where the model has none: it cannot be the whole sequence's.
+  const auto model = model_of(test::small(ModelKind::transformer), g);
+  const Tensor x = random_tokens({12, 1}, g);
+  Stream narrow(*model, {.window = 4});
+  Tensor last;
+  for (std::int64_t t = 0; t < 12; ++t) last = narrow.step(x.row(t));
+  CHECK(largest_difference(last, (*model)(x).output.row(11)) > 1e-4);
+}
+
+TEST_CASE("attention sinks are seen beside the window, at the cache's positions") {
+  // Of one layer, the output at step t is that of a sequence of what the cache holds: sinks, then
+  // the window, at the positions 0, 1, ... (rotary codes tell no more than differences).
+  Generator g(7);
+  ModelConfig config = test::small(ModelKind::transformer);
+  config.layers = 1;
+  const auto model = model_of(config, g);
+  constexpr std::int64_t steps = 40, window = 6, sinks = 3;
+  const Tensor x = random_tokens({steps, 1}, g);
+  Stream stream(*model, {.window = window, .sinks = sinks});
+  for (std::int64_t t = 0; t < steps; ++t) {
+    std::vector<std::int64_t> seen;
+    for (std::int64_t s = 0; s <= t; ++s)
+      if (s < sinks || s > t - window) seen.push_back(x.ptr<std::int64_t>()[s]);
+    const auto count = static_cast<std::int64_t>(seen.size());
+    const Tensor expected = (*model)(Tensor::from(seen, {count, 1})).output.row(count - 1);
+    INFO("step " << t);
+    REQUIRE(largest_difference(stream.step(x.row(t)), expected) < 1e-5);
   }
 }
 
-TEST_CASE("where k2 reaches the beginning, truncated is full, bit for bit") {
-  for (const ModelKind kind : {ModelKind::rnn, ModelKind::lstm, ModelKind::gru}) {
-    const auto model = model_of(kind);
-    const Tensor xs = normal({12, batch, 4}, 3, DType::f32);
-    for (const std::int64_t k1 : {3, 4, 12})
-      for (const std::int64_t k2 : {12, 50}) {
-        Carried carried;
-        for (std::int64_t end = k1; end <= 12; end += k1) {
-          CAPTURE(to_string(kind), k1, k2, end);
-          Tensor output, full;
-          std::vector<Tensor> grads, full_grads;
-          {
-            Tape tape;
-            output = run_stream(*model, xs.rows(end - k1, end), k2, carried);
-            tape.backward(loss_of(output));
-            grads = take_gradients(*model);
-          }
-          {
-            Tape tape;
-            full = model->operator()(xs.rows(0, end)).output;
-            if (end > k1) full = slice(full, 0, end - k1);
-            tape.backward(loss_of(full));
-            full_grads = take_gradients(*model);
-          }
-          CHECK(same_bits(output, full));
-          for (std::size_t i = 0; i < grads.size(); ++i) CHECK(same_bits(grads[i], full_grads[i]));
-        }
-      }
-  }
-}
-
-TEST_CASE("k1 = k2 is a state carried from chunk to chunk, bit for bit") {
-  const auto model = model_of(ModelKind::lstm);
-  const Tensor xs = normal({20, batch, 4}, 4, DType::f32);
-  for (const std::int64_t k2 : {0, 5}) {
-    Carried carried;
-    State state;
-    for (std::int64_t end = 5; end <= 20; end += 5) {
-      std::vector<Tensor> grads[2];
-      {
-        Tape tape;
-        tape.backward(loss_of(run_stream(*model, xs.rows(end - 5, end), k2, carried)));
-        grads[0] = take_gradients(*model);
-      }
-      {
-        Tape tape;
-        Output chunk = (*model)(xs.rows(end - 5, end), state);
-        tape.backward(loss_of(chunk.output));
-        state = chunk.state;
-        grads[1] = take_gradients(*model);
-      }
-      for (std::size_t i = 0; i < grads[0].size(); ++i) CHECK(same_bits(grads[0][i], grads[1][i]));
-    }
-  }
-}
-
-TEST_CASE("chunks may change their length; behind one that fills the window gradients end") {
-  const auto model = model_of(ModelKind::gru, DType::f64);
-  const Tensor xs = normal({30, batch, 4}, 5);
-  constexpr std::int64_t k2 = 6;
-  Carried carried;
-  std::int64_t end = 0, kept = 0;
-  for (const std::int64_t k1 : {2, 7, 1, 1, 9, 3, 5, 2}) {
-    end += k1;
-    CAPTURE(k1, end);
-    Tape tape;
-    const Tensor output = run_stream(*model, xs.rows(end - k1, end), k2, carried);
-    tape.backward(loss_of(output));
-    const std::vector<Tensor> grads = take_gradients(*model);
-    const auto [expected, gradients] = defined(*model, xs, end, k1, std::min(k2, kept + k1));
-    CHECK(difference(output, expected) < 1e-12);
-    for (std::size_t i = 0; i < grads.size(); ++i)
-      CHECK(difference(grads[i], gradients[i]) < 1e-11);
-    kept = k1 >= k2 ? 0 : std::min(k2, kept + k1);
-  }
-}
-
-TEST_CASE("the memory of truncated back-propagation is that of k2, however long the stream") {
-  const auto peak = [](std::int64_t chunks, std::int64_t k2) {
-    const auto model = model_of(ModelKind::lstm);
-    Generator g(6);
-    Carried carried;
-    std::int64_t most = 0;
-    for (std::int64_t i = 0; i < chunks; ++i) {
-      const Tensor x = g.normal({4, 16, 4}, 0, 1);
-      reset_peak_memory();
-      Tape tape;
-      tape.backward(loss_of(run_stream(*model, x, k2, carried)));
-      model->zero_grad();
-      most = std::max(most, memory_stats().peak);
-    }
-    return most;
+TEST_CASE("layers, layers with zoneout and cells stream too") {
+  Generator g(8);
+  const auto check = [&](const RecurrentLayer& layer) {
+    const Tensor x = g.normal({9, 2, 5}, 0, 1);
+    const Tensor whole = layer(x).output;
+    Stream stream(layer);
+    for (std::int64_t t = 0; t < 9; ++t)
+      CHECK(largest_difference(stream.step(x.row(t)), whole.row(t)) < 1e-5);
   };
-  const std::int64_t some = peak(20, 16);
-  CHECK(peak(200, 16) == some);
-  CHECK(peak(40, 64) > some + some / 2);
-  CHECK(peak(20, 4) < some);
+  check(RNN({.input_size = 5, .hidden_size = 19, .num_layers = 2, .relu = true}, g));
+  check(GRU({.input_size = 5, .hidden_size = 19, .num_layers = 2, .reset_before = true}, g));
+  check(LSTM({.input_size = 5, .hidden_size = 19, .proj_size = 7, .layer_norm = true}, g));
+  LSTM zoned(
+      {.input_size = 5, .hidden_size = 19, .regularization = {.zoneout_h = 0.3, .zoneout_c = 0.2}},
+      g);
+  CHECK_THROWS_AS(Stream(zoned), Error);  // in training
+  zoned.eval();
+  check(zoned);
+  CHECK_THROWS_AS(Stream(LSTM({.input_size = 5, .hidden_size = 4, .bidirectional = true}, g)),
+                  Error);
+  const GRUCell cell({.input_size = 5, .hidden_size = 6}, g);
+  Stream stream(cell);
+  const Tensor x = g.normal({1, 5}, 0, 1);
+  const Output first = cell(x, cell.initial_state(1, DType::f32));
+  CHECK(largest_difference(stream.step(x), first.output) < 1e-6);
+  CHECK(largest_difference(stream.step(x), cell(x, first.state).output) < 1e-6);
 }
 
-TEST_CASE("a model whose state grows is no stream's, unless nothing is gone through again") {
-  const auto model = model_of(ModelKind::transformer);
-  Carried carried;
-  const Tensor x = normal({4, batch, 4}, 7, DType::f32);
-  CHECK(has(message_of([&] { run_stream(*model, x, 8, carried); }), "grows"));
-  CHECK_NOTHROW(run_stream(*model, x, 0, carried));
-  CHECK_THROWS_AS(run_stream(*model_of(ModelKind::rnn), x, -1, carried), Error);
-}
-
-TEST_CASE("training in a stream, resumed equals uninterrupted, bit for bit") {
-  const TemporaryDirectory folder;
-  const auto config = small(ModelKind::lstm);
-  for (const std::int64_t k2 : {8, 40}) {
-    const auto run = [&](Setup& setup, std::int64_t steps, bool resume) {
-      setup.task.k2 = k2;
-      return setup.run({.steps = steps,
-                        .clip_norm = 1,
-                        .gradient_noise = {.eta = 1e-4},
-                        .checkpoint = (folder / std::to_string(k2)).string(),
-                        .resume = resume});
-    };
-    Setup whole(config, true), first(config, true), second(config, true);
-    run(whole, 12, false);
-    run(first, 7, false);
-    run(second, 12, true);
-    CHECK(same_bits(whole.model->state_dict(), second.model->state_dict()));
-    CHECK(!same_bits(whole.model->state_dict(), first.model->state_dict()));
+TEST_CASE("streams join, leave, pause, and are saved, copied, restored and reset") {
+  Generator g(9);
+  for (const ModelKind kind : {ModelKind::lstm, ModelKind::mamba, ModelKind::transformer}) {
+    INFO(to_string(kind));
+    const auto model = model_of(test::small(kind), g);
+    const StreamOptions options{.window = kind == ModelKind::transformer ? 8 : 0};
+    Stream stream(*model, options);
+    // Each stream beside a Stream of its own.
+    std::map<std::int64_t, Stream> alone;
+    for (int round = 0; round < 40; ++round) {
+      std::vector<std::int64_t> ids;
+      for (const std::int64_t id : {7, -2, 30, 4, 11})
+        if (g.below(3) > 0) ids.push_back(id);
+      if (ids.empty()) continue;
+      const Tensor x = random_tokens({static_cast<std::int64_t>(ids.size())}, g);
+      const Tensor y = stream.step(ids, x);
+      for (std::size_t i = 0; i < ids.size(); ++i) {
+        const auto row = static_cast<std::int64_t>(i);
+        auto own = alone.try_emplace(ids[i], *model, options).first;
+        REQUIRE(largest_difference(y.rows(row, row + 1), own->second.step(x.rows(row, row + 1))) <
+                1e-5);
+        REQUIRE(stream.position(ids[i]) == own->second.position());
+      }
+      if (round % 9 == 5) {
+        stream.leave(ids[0]);
+        alone.erase(ids[0]);
+      }
+      if (round % 9 == 7) {
+        stream.reset(ids[0]);
+        alone.at(ids[0]).reset();
+      }
+    }
+    // A copy goes on as the original, bit for bit, also by way of a file and another Stream.
+    const Tensor x = random_tokens({2}, g);
+    const Tensor one = x.rows(0, 1), two = x.rows(1, 2);
+    stream.step({7}, one);
+    const StreamState saved = stream.state(7);
+    const auto bytes = serialize_safetensors(saved.to_dict());
+    const Tensor next = stream.step({7}, two).clone();
+    stream.restore(saved, 99);
+    CHECK(same_bits(stream.step({99}, two), next));
+    Stream other(*model, options);
+    other.restore(StreamState::from_dict(parse_safetensors(bytes)));
+    CHECK(same_bits(other.step(two), next));
+    CHECK(other.position() == saved.position + 1);
+    stream.restore(saved, 99);  // while its row is in use
+    CHECK(same_bits(stream.step({99}, two), next));
+    Stream fresh(*model, options);
+    stream.reset(99);
+    CHECK(same_bits(stream.step({99}, two), fresh.step(two)));
   }
 }
 
-TEST_CASE("what lies further back than k2 is not learned, what lies within is") {
-  // The symbol of `lag` steps ago, from a stream of random ones, two steps at a time.
-  constexpr std::int64_t symbols = 4, lag = 5;
-  const auto error = [&](std::int64_t k2) {
-    Generator g(8);
-    const auto model = make_model(
-        {.kind = ModelKind::rnn, .vocabulary = symbols, .embedding = 8, .hidden = 32, .layers = 1},
-        g);
-    Adam optimizer(model->parameters(), {.learning_rate = 3e-3});
-    constexpr std::int64_t rows = 16;
-    std::vector<std::vector<std::int64_t>> past(lag, std::vector<std::int64_t>(rows, 0));
-    TrainTask task;
-    task.carry_state = true;
-    task.k2 = k2;
-    task.loss = test::token_loss;
-    task.next = [&](Generator& draw) {
-      Tensor x = Tensor::empty({2, rows}, DType::i64), y = Tensor::empty({2, rows}, DType::i64);
-      for (std::int64_t t = 0; t < 2; ++t) {
-        std::vector<std::int64_t> now(rows);
-        for (std::int64_t b = 0; b < rows; ++b) {
-          now[static_cast<std::size_t>(b)] = draw.below(symbols);
-          x.mutable_ptr<std::int64_t>()[t * rows + b] = now[static_cast<std::size_t>(b)];
-          y.mutable_ptr<std::int64_t>()[t * rows + b] = past.front()[static_cast<std::size_t>(b)];
+TEST_CASE("a stream reads parameters that have changed") {
+  Generator g(10);
+  const auto model = model_of(test::small(ModelKind::gru), g);
+  const Tensor x = random_tokens({1}, g);
+  Stream stream(*model), later(*model);
+  const Tensor before = stream.step(x).clone();
+  for (auto& [name, parameter] : model->named_parameters())
+    for (float& one : parameter.mutable_value().mutable_data<float>()) one *= 1.5F;
+  stream.reset();
+  const Tensor after = stream.step(x);
+  CHECK(largest_difference(before, after) > 1e-3);
+  CHECK(same_bits(after, later.step(x)));
+}
+
+TEST_CASE("what cannot be streamed is refused, and nothing has moved") {
+  Generator g(11);
+  ModelConfig config = test::small(ModelKind::transformer);
+  const auto rotary = model_of(config, g);
+  CHECK_THROWS_AS(Stream(*rotary), Error);  // without a bound
+  CHECK_THROWS_AS(Stream(*model_of(test::small(ModelKind::rnn), g), {.window = 4}), Error);
+  config.positions = Positions::learned;
+  config.context = 4;
+  const auto learned = model_of(config, g);
+  Stream stream(*learned);
+  const Tensor x = random_tokens({1}, g);
+  for (int t = 0; t < 4; ++t) stream.step(x);
+  const StreamState before = stream.state();
+  CHECK_THROWS_AS(stream.step(x), Error);
+  CHECK(stream.position() == 4);
+  CHECK(same_bits(stream.state().state[0], before.state[0]));
+  stream.reset();
+  CHECK_NOTHROW(stream.step(x));
+  CHECK_THROWS_AS(stream.step({1, 1}, random_tokens({2}, g)), Error);
+  CHECK_THROWS_AS(stream.step({1, 2}, x), Error);
+  CHECK_THROWS_AS(stream.step({}, random_tokens({0}, g)), Error);
+  CHECK_THROWS_AS(stream.restore({.position = 1, .state = {}}), Error);
+  CHECK_THROWS_AS(StreamState::from_dict({{"state.0", Tensor::zeros({1})}}), Error);
+}
+
+TEST_CASE("a row times panels equals the plain product, whatever the sizes") {
+  Generator g(12);
+  for (const std::int64_t n : {1, 15, 16, 33, 64, 127, 128, 300})
+    for (const std::int64_t k : {1, 3, 16, 65})
+      for (const bool transposed : {false, true})
+        for (const bool accumulate : {false, true}) {
+          CAPTURE(n, k, transposed, accumulate);
+          const Gemm gemm{.transpose_b = transposed,
+                          .accumulate = accumulate,
+                          .bias = !accumulate,
+                          .m = 1,
+                          .n = n,
+                          .k = k};
+          const Tensor a = g.normal({k}, 0, 1), b = g.normal({n * k}, 0, 1),
+                       bias = g.normal({n}, 0, 1);
+          Tensor panels = Tensor::empty({detail::row_panel_size<float>(gemm)});
+          Tensor c = g.normal({n}, 0, 1);
+          std::vector<double> expected;
+          for (std::int64_t j = 0; j < n; ++j) {
+            double sum = static_cast<double>(accumulate ? c.ptr<float>()[j] : bias.ptr<float>()[j]);
+            for (std::int64_t i = 0; i < k; ++i)
+              sum += static_cast<double>(a.ptr<float>()[i]) *
+                     static_cast<double>(b.ptr<float>()[transposed ? j * k + i : i * n + j]);
+            expected.push_back(sum);
+          }
+          detail::pack_row(gemm, b.ptr<float>(), panels.mutable_ptr<float>());
+          detail::gemm_row(gemm, a.ptr<float>(), panels.ptr<float>(), bias.ptr<float>(),
+                           c.mutable_ptr<float>());
+          for (std::int64_t j = 0; j < n; ++j)
+            REQUIRE(std::abs(static_cast<double>(c.ptr<float>()[j]) -
+                             expected[static_cast<std::size_t>(j)]) < 2e-5);
         }
-        past.erase(past.begin());
-        past.push_back(now);
-      }
-      return Batch{x, y};
-    };
-    const TrainResult result =
-        train(*model, optimizer, task, g, {.steps = 1500, .evaluate_every = 250, .label = ""});
-    return result.curve.back().train_loss;
-  };
-  const double chance = std::log(4.0);
-  CHECK(error(8) < 0.3 * chance);
-  CHECK(error(2) > 0.7 * chance);
 }

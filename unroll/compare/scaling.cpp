@@ -4,6 +4,7 @@
 #include <unroll/ops/arithmetic.h>
 #include <unroll/ops/reduce.h>
 #include <unroll/optim/adam.h>
+#include <unroll/train/stream.h>
 
 #include <algorithm>
 #include <cmath>
@@ -24,12 +25,6 @@ Tensor random_input(const ModelConfig& config, std::int64_t steps, std::int64_t 
   for (std::int64_t& token : tokens.mutable_data<std::int64_t>())
     token = generator.below(config.vocabulary);
   return tokens;
-}
-
-std::int64_t bytes_of(const State& state) {
-  std::int64_t bytes = 0;
-  for (const Tensor& one : state) bytes += one.numel() * size_of(one.dtype());
-  return bytes;
 }
 
 }  // namespace
@@ -91,23 +86,26 @@ Scaling measure_scaling(const ModelConfig& given, std::span<const std::int64_t> 
 std::vector<StreamingPoint> measure_streaming(SequenceModel& model, const ModelConfig& config,
                                               std::span<const std::int64_t> positions,
                                               Generator& generator) {
-  const NoGrad constant;
   model.eval();
-  const Tensor x = random_input(config, 1, 1, generator);
+  // One step's rows: [1] tokens or [1, F] numbers.
+  const Tensor x = random_input(config, 1, 1, generator).row(0);
   std::vector<StreamingPoint> points;
   for (std::int64_t position : positions) {
-    State before;
-    if (position > 1) before = model(random_input(config, position - 1, 1, generator)).state;
+    // Attention keeps all of the past, so that what it costs shows.
+    Stream stream(model, {.window = model.constant_state() ? 0 : position});
+    stream.step(x);
+    StreamState before = stream.state();
+    before.position = position - 1;
     std::vector<double> times;
-    Output step;
     for (int run = 0; run < 60; ++run) {
+      stream.restore(before);
       const auto begin = Clock::now();
-      step = model(x, before);
+      stream.step(x);
       if (run >= 10) times.push_back(seconds_since(begin));
     }
     points.push_back({.position = position,
                       .microseconds = median(times) * 1e6,
-                      .state_bytes = bytes_of(step.state)});
+                      .state_bytes = stream.state_bytes()});
   }
   return points;
 }

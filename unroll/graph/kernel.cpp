@@ -1,5 +1,6 @@
 #include <unroll/graph/kernel.h>
 
+#include <array>
 #include <cstring>
 #include <vector>
 
@@ -14,25 +15,35 @@ class ForwardKernel : public Kernel {
   }
 
   void run(const std::byte* const* in, std::byte* const* out) const override {
-    CachedVector<Tensor> tensors;
-    CachedVector<const Tensor*> args;
-    tensors.reserve(inputs_.size());
-    for (std::size_t i = 0; i < inputs_.size(); ++i) {
-      tensors.push_back(Tensor::borrowed(const_cast<std::byte*>(in[i]), inputs_[i]));
-      args.push_back(&tensors[i]);
+    constexpr std::size_t few = 8;
+    if (inputs_.size() <= few && specs_.size() <= few) {
+      std::array<Tensor, few> tensors, results;
+      std::array<const Tensor*, few> args;
+      return run(in, out, std::span(tensors), std::span(args), std::span(results));
     }
-    CachedVector<Tensor> results(specs_.size());
+    CachedVector<Tensor> tensors(inputs_.size()), results(specs_.size());
+    CachedVector<const Tensor*> args(inputs_.size());
+    run(in, out, std::span(tensors), std::span(args), std::span(results));
+  }
+
+ private:
+  void run(const std::byte* const* in, std::byte* const* out, std::span<Tensor> tensors,
+           std::span<const Tensor*> args, std::span<Tensor> results) const {
+    for (std::size_t i = 0; i < inputs_.size(); ++i) {
+      tensors[i] = Tensor::borrowed(const_cast<std::byte*>(in[i]), inputs_[i]);
+      args[i] = &tensors[i];
+    }
+    results = results.first(specs_.size());
     if (!op_.allocates())
       for (std::size_t o = 0; o < specs_.size(); ++o)
         results[o] = Tensor::borrowed(out[o], specs_[o]);
-    op_.forward(Args(args), results);
+    op_.forward(Args(std::span<const Tensor* const>(args.first(inputs_.size()))), results);
     if (!op_.allocates()) return;
     for (std::size_t o = 0; o < specs_.size(); ++o)
       std::memcpy(out[o], results[o].bytes(),
                   static_cast<std::size_t>(results[o].numel() * size_of(results[o].dtype())));
   }
 
- private:
   using Specs = CachedVector<Spec>;
   const Op& op_;
   Specs inputs_, specs_;

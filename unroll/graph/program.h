@@ -14,8 +14,13 @@ namespace unroll {
 
 struct ProgramOptions {
   /// Parameters seldom change from run to run, as when a trained model answers: products lay their
-  /// weights out once, and again when a parameter's version has grown.
+  /// weights out once, and again when a parameter's version has grown, and what parameters alone
+  /// decide is computed then.
   bool keep_weights = false;
+  /// The last so many inputs are carried: they lie in the program, zeros at first, and behind each
+  /// run become the last so many outputs, whose shapes are theirs. A run neither takes nor gives
+  /// them. Not for trace_gradient().
+  std::size_t carried = 0;
 };
 
 /// A function frozen by trace(): its calls in order, each bound to its kernel, in memory planned
@@ -27,7 +32,7 @@ class Program {
   Program& operator=(Program&&) noexcept;
   ~Program();
 
-  /// Runs on inputs like those traced. The outputs are overwritten by the next run unless somebody
+  /// Runs on inputs like those traced. The outputs are overwritten by a later run unless somebody
   /// holds them. Throws ShapeError for inputs of other shapes or dtypes, Error for one recorded on
   /// a live tape, since no gradient flows through a run.
   std::span<const Tensor> operator()(std::span<const Tensor> inputs);
@@ -37,6 +42,11 @@ class Program {
 
   /// Moves output i of the last run out of the program: the receiver is its only holder.
   Tensor take(std::size_t i);
+
+  /// What carried input i will be in the next run: a handle on the program's memory, to be read or
+  /// filled before that.
+  Tensor carried(std::size_t i);
+  std::size_t carried_count() const;
 
   /// The parameters it reads, in the order of their first use. Their values are read anew by
   /// every run.

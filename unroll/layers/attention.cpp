@@ -2,6 +2,7 @@
 #include <unroll/layers/attention.h>
 #include <unroll/layers/positions.h>
 #include <unroll/ops/attention.h>
+#include <unroll/ops/attention_step.h>
 #include <unroll/ops/index.h>
 #include <unroll/ops/layout.h>
 #include <unroll/ops/matmul.h>
@@ -89,6 +90,7 @@ MultiHeadAttentionOutput MultiHeadAttention::operator()(const Tensor& input,
   const AttentionOutput result = unroll::attention({from, 0, e}, {kept, width - 2 * e, e},
                                                    {kept, width - e, e}, options_.num_heads,
                                                    {.causal = call.causal,
+                                                    .window = call.window,
                                                     .lengths = call.lengths,
                                                     .mask = call.mask,
                                                     .dropout = training() ? options_.dropout : 0.0,
@@ -99,6 +101,27 @@ MultiHeadAttentionOutput MultiHeadAttention::operator()(const Tensor& input,
   if (options_.batch_first) output = transpose(output, 0, 1);
   // While training, what hardly anybody reads is not worth a copy.
   return {output, result.weights, {training() ? kept : keys_and_values(kept, e)}};
+}
+
+Output MultiHeadAttention::step(const Tensor& x, const State& cache, const StreamPlace& place,
+                                Where where) const {
+  if (training() && options_.dropout > 0)
+    fail("MultiHeadAttention", "a stream draws no random numbers", where,
+         "Put the model into eval()");
+  if (options_.rotary != place.angles.defined() || cache.size() != 1)
+    fail("MultiHeadAttention",
+         fmt::format("a step with {} caches, {} angles", cache.size(),
+                     place.angles.defined() ? "with" : "without"),
+         where, "It takes one cache, and angles where it is rotary");
+  const Tensor qkv =
+      linear(x, in_proj_weight, in_proj_bias.defined() ? Tensor(in_proj_bias) : Tensor(), where);
+  AttentionStepOutput result = attention_step(qkv, cache[0], place.position,
+                                              {.heads = options_.num_heads,
+                                               .sinks = place.sinks,
+                                               .angles = place.angles,
+                                               .sink_angles = place.sink_angles},
+                                              where);
+  return {out_proj(result.output, where), {std::move(result.cache)}};
 }
 
 std::string MultiHeadAttention::describe() const {

@@ -18,8 +18,9 @@ struct MultiHeadAttentionOptions {
 struct AttentionCall {
   Tensor memory = {};  ///< keys and values come from here (cross-attention); undefined: from x
   bool causal = false;
-  Tensor lengths = {};  ///< [B] i64: keys behind a row's length are hidden
-  Tensor mask = {};     ///< 1 where a key may be seen; broadcasts to [B, heads, T_q, T_k]
+  std::int64_t window = 0;  ///< with causal: the last keys alone that a query sees; 0: all
+  Tensor lengths = {};      ///< [B] i64: keys behind a row's length are hidden
+  Tensor mask = {};         ///< 1 where a key may be seen; broadcasts to [B, heads, T_q, T_k]
   /// {what earlier steps gave back}, for streaming; what comes back has x's too.
   State cache = {};
   bool need_weights = false;
@@ -31,6 +32,13 @@ struct MultiHeadAttentionOutput {
   /// {[T, B, 2E]}: keys beside values, those of the cache first. While training there may be
   /// columns of no use before them.
   State cache;
+};
+
+/// What a stream's step knows of its place; see attention_step().
+struct StreamPlace {
+  Tensor position;  ///< [B] i64
+  std::int64_t sinks = 0;
+  Tensor angles = {}, sink_angles = {};  ///< [B, embed_dim / num_heads], for rotary
 };
 
 /// Vaswani et al., 2017, 3.2.2. Parameters have PyTorch's names: in_proj_weight [3E, E] (queries,
@@ -46,6 +54,9 @@ class MultiHeadAttention : public Module {
   /// x [T, B, E] (or [B, T, E] where batch_first) -> output of the same shape.
   MultiHeadAttentionOutput operator()(const Tensor& x, const AttentionCall& call = {},
                                       Where where = Where::current());
+  /// One step of causal self-attention: x [B, E] and {cache [B, R, 2E]} -> the same.
+  Output step(const Tensor& x, const State& cache, const StreamPlace& place,
+              Where where = Where::current()) const;
   std::string describe() const override;
 
  private:

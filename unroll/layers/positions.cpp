@@ -1,8 +1,10 @@
 #include <fmt/format.h>
+#include <unroll/graph/tape.h>
 #include <unroll/layers/positions.h>
 #include <unroll/ops/index.h>
 #include <unroll/ops/pointwise.h>
 
+#include <algorithm>
 #include <cmath>
 
 namespace unroll {
@@ -26,7 +28,44 @@ double frequency(std::int64_t pair, std::int64_t size) {
   return std::pow(10000.0, -2.0 * static_cast<double>(pair) / static_cast<double>(size));
 }
 
+// in: positions [B] i64, the frequencies of pairs [D/2] f64.
+struct PositionRows : OpRecord<PositionRows> {
+  std::int64_t size, most;
+  DType dtype;
+  PositionRows(std::int64_t s, std::int64_t m, DType d) : size(s), most(m), dtype(d) {}
+
+  const char* name() const override { return "sinusoidal_positions_at"; }
+  void infer(Args in, std::span<Spec> out) const override {
+    if (in[0].rank() != 1 || in[0].dtype() != DType::i64)
+      fail_shape(name(), fmt::format("positions are {}, expected i64 [B]", to_string(in[0])));
+    out[0] = {{in[0].size(0), size}, dtype};
+  }
+  void forward(Args in, std::span<Tensor> out) const override {
+    const auto* position = in[0].ptr<std::int64_t>();
+    const auto* frequencies = in[1].ptr<double>();
+    with_float(name(), dtype, [&](auto zero) {
+      auto* row = out[0].mutable_ptr<decltype(zero)>();
+      for (std::int64_t b = 0; b < in[0].numel(); ++b, row += size)
+        for (std::int64_t i = 0; i < size; ++i) {
+          const double angle =
+              static_cast<double>(std::min(position[b], most)) * frequencies[i / 2];
+          row[i] = static_cast<decltype(zero)>(i % 2 == 0 ? std::sin(angle) : std::cos(angle));
+        }
+    });
+  }
+  Keep keep() const override { return {.inputs = 0}; }
+  bool differentiable() const override { return false; }
+};
+
 }  // namespace
+
+Tensor sinusoidal_positions_at(const Tensor& positions, std::int64_t size, DType dtype,
+                               std::int64_t most, Where where) {
+  Tensor frequencies = Tensor::empty({(size + 1) / 2}, DType::f64);
+  for (std::int64_t i = 0; i < frequencies.numel(); ++i)
+    frequencies.mutable_ptr<double>()[i] = frequency(i, size);
+  return apply(PositionRows(size, most, dtype), {&positions, &frequencies}, where);
+}
 
 Tensor sinusoidal_positions(std::int64_t steps, std::int64_t size, std::int64_t offset,
                             DType dtype) {

@@ -145,6 +145,40 @@ Output RecurrentLayer::run(const Tensor& input, const RecurrentCall& call,
   return {common_.batch_first ? transpose(x, 0, 1) : x, state};
 }
 
+StepForm RecurrentLayer::step_form() const {
+  if (directions_ != 1)
+    fail(common_.name, "the reverse direction begins at the end, which a stream has not got",
+         "Stream a layer in one direction");
+  const auto check_training = [this] {
+    if ((common_.dropout > 0 && dropout_->training()) || (regularizer_ && regularizer_->training()))
+      fail(common_.name, "a stream draws no random numbers", "Put the model into eval()");
+  };
+  check_training();
+  const auto step = [this, check_training](const Tensor& x, const Tensor&, const State& state) {
+    check_training();
+    Output all{x, {}};
+    auto own = state.begin();
+    for (const auto& cell : cells_) {
+      const auto end = own + static_cast<std::ptrdiff_t>(state.size() / cells_.size());
+      const State before(own, end);
+      Output next = regularizer_ ? regularizer_->expected(*cell, all.output, before)
+                                 : (*cell)(all.output, before);
+      own = end;
+      all.output = std::move(next.output);
+      for (Tensor& one : next.state) all.state.push_back(std::move(one));
+    }
+    return all;
+  };
+  const auto initial_state = [this](std::int64_t batch) {
+    State state;
+    for (const auto& cell : cells_)
+      for (Tensor& one : cell->initial_state(batch, cell->recurrent_weight().dtype()))
+        state.push_back(std::move(one));
+    return state;
+  };
+  return {.step = step, .initial_state = initial_state};
+}
+
 std::string RecurrentLayer::describe() const {
   return fmt::format("{}({} -> {}{}{})", common_.name, common_.input_size, common_.hidden_size,
                      common_.num_layers > 1 ? fmt::format(", {} layers", common_.num_layers) : "",

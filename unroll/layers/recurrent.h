@@ -3,6 +3,7 @@
 #include <unroll/layers/cells.h>
 #include <unroll/layers/dropout.h>
 #include <unroll/layers/regularization.h>
+#include <unroll/layers/step_form.h>
 
 #include <concepts>
 #include <initializer_list>
@@ -47,6 +48,9 @@ class RecurrentLayer : public Module {
   Output step(int layer, const Tensor& x, const State& state, Where where = Where::current()) const;
 
   State initial_state(std::int64_t batch, DType dtype = DType::f32) const;
+  /// One step of all layers, for a Stream: x [B, input] -> [B, size]; the state is that of layer 0,
+  /// of layer 1, ... Throws Error for two directions, and while it drops anything in training.
+  StepForm step_form() const;
   std::int64_t output_size() const { return directions_ * cells_[0]->output_size(); }
   /// The cell of one layer and direction, as scan() runs it.
   const RecurrentCell& cell(int layer, int direction = 0) const {

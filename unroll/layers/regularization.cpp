@@ -74,8 +74,9 @@ Regularizer::Regularizer(const Regularization& o, GeneratorRef generator)
 
 Output Regularizer::run(const RecurrentCell& cell, const Tensor& xs, const State& state,
                         const ScanOptions& options, const Where& where) {
-  return training() ? train_run(cell, xs, state, options, where)
-                    : expected_run(cell, xs, state, options, where);
+  if (training()) return train_run(cell, xs, state, options, where);
+  return scan([&](const Tensor& x, const State& before) { return expected(cell, x, before); }, xs,
+              state, options, where);
 }
 
 Output Regularizer::train_run(const RecurrentCell& cell, const Tensor& xs, const State& state,
@@ -115,18 +116,14 @@ Output Regularizer::train_run(const RecurrentCell& cell, const Tensor& xs, const
   return scan(step, columns.joined(), state, options, where);
 }
 
-Output Regularizer::expected_run(const RecurrentCell& cell, const Tensor& xs, const State& state,
-                                 const ScanOptions& options, const Where& where) const {
+Output Regularizer::expected(const RecurrentCell& cell, const Tensor& x,
+                             const State& before) const {
   const std::array<double, 2> stay{options_.zoneout_h, options_.zoneout_c};
-  const auto step = [&](const Tensor& x, const State& before) {
-    Output next = cell(x, before);
-    if (stay[0] == 0 && stay[1] == 0) return next;
-    return zoned(std::move(next), before,
-                 [&](std::size_t k, const Tensor& old, const Tensor& fresh) {
-                   return stay[k] == 0 ? fresh : old * stay[k] + fresh * (1 - stay[k]);
-                 });
-  };
-  return scan(step, xs, state, options, where);
+  Output next = cell(x, before);
+  if (stay[0] == 0 && stay[1] == 0) return next;
+  return zoned(std::move(next), before, [&](std::size_t k, const Tensor& old, const Tensor& fresh) {
+    return stay[k] == 0 ? fresh : old * stay[k] + fresh * (1 - stay[k]);
+  });
 }
 
 std::string Regularizer::describe() const {

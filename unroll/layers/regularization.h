@@ -45,13 +45,13 @@ class Regularizer : public Module {
   /// As scan(cell, xs [T, B, input], state, options), with new masks where this is in training.
   Output run(const RecurrentCell& cell, const Tensor& xs, const State& state,
              const ScanOptions& options, const Where& where);
+  /// One step with the expectation of what training draws: cell(x, state) but for zoneout.
+  Output expected(const RecurrentCell& cell, const Tensor& x, const State& state) const;
   std::string describe() const override;
 
  private:
   Output train_run(const RecurrentCell& cell, const Tensor& xs, const State& state,
                    const ScanOptions& options, const Where& where);
-  Output expected_run(const RecurrentCell& cell, const Tensor& xs, const State& state,
-                      const ScanOptions& options, const Where& where) const;
 
   Regularization options_;
   Generator generator_;

@@ -71,8 +71,17 @@ void TransformerLayer::residual(ResidualStream& stream, LayerNorm& norm, const P
 void TransformerLayer::attend(ResidualStream& stream, const TransformerCall& call, State& cache,
                               Where where) {
   const auto attention = [&](const Tensor& x) {
-    MultiHeadAttentionOutput attended =
-        self_attn(x, {.causal = call.causal, .lengths = call.lengths, .cache = call.cache}, where);
+    if (call.place) {
+      Output attended = self_attn.step(x, call.cache, *call.place, where);
+      cache = std::move(attended.state);
+      return dropout1_(attended.output);
+    }
+    MultiHeadAttentionOutput attended = self_attn(x,
+                                                  {.causal = call.causal,
+                                                   .window = call.window,
+                                                   .lengths = call.lengths,
+                                                   .cache = call.cache},
+                                                  where);
     cache = std::move(attended.cache);
     return dropout1_(attended.output);
   };

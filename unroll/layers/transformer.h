@@ -25,10 +25,13 @@ struct TransformerOptions {
 
 struct TransformerCall {
   bool causal = false;
+  std::int64_t window = 0;     ///< see AttentionCall
   Tensor lengths = {};         ///< [B] i64 of x
   Tensor memory = {};          ///< decoder: what the encoder gave
   Tensor memory_lengths = {};  ///< [B] i64 of memory
   State cache = {};            ///< the state behind earlier steps, for streaming
+  /// One step of an encoder: x [B, d_model], cache [B, R, 2 d_model] for each layer.
+  std::optional<StreamPlace> place = {};
 };
 
 /// What flows past the parts of a Transformer: x, and what the last part still has to add to it,

@@ -2,6 +2,7 @@
 #include <unroll/graph/threads.h>
 #include <unroll/ops/bf16.h>
 #include <unroll/ops/gemm.h>
+#include <unroll/ops/gemm_row.h>
 #include <unroll/ops/gemm_small.h>
 #include <unroll/ops/simd.h>
 
@@ -136,32 +137,35 @@ void round_and_run(const Gemm& g, const float* a, const float* b, const float* b
   cut_and_run(g, a16.ptr<Bf16>(), b16.ptr<Bf16>(), bias, c);
 }
 
-// Laying B out pays where it is read by many rows, in blocks; a row alone reads it once. In bf16 it
-// would have to be rounded again for each.
 template <class T>
-bool packs(const Gemm& g) {
+constexpr bool backend_packs =
 #ifdef UNROLL_ONEDNN
-  return std::is_same_v<T, float> && (g.bf16 || !(g.m == 1 && g.transpose_b));
+    std::is_same_v<T, float>;
 #else
-  (void)g;
-  return false;
+    false;
 #endif
-}
 
 }  // namespace
 
 template <class T>
 PackedGemm<T>::PackedGemm(const Gemm& g, const T* b) : whole_(g) {
-  if constexpr (std::is_same_v<T, float>) small_ = detail::is_small(g);
-  if (!small_ && packs<T>(g) && g.m > 0 && g.n > 0 && g.k > 0) {
-    // Few rows share many columns: the columns are what is cut.
-    const std::int64_t step = round_up((g.n + piece_count(g) - 1) / piece_count(g), 64);
-    for (std::int64_t column = 0; column < g.n; column += step) {
-      Gemm piece = g;
-      piece.packed = true;
-      piece.n = std::min(step, g.n - column);
-      piece.ldb = g.transpose_b ? g.k : g.n;
-      pieces_.push_back({piece, column, Tensor()});
+  if (g.m > 0 && g.n > 0 && g.k > 0) {
+    if (detail::is_row(g)) {
+      form_ = Form::row;
+      b_ = b;
+      return;
+    } else if (std::is_same_v<T, float> && detail::is_small(g)) {
+      form_ = Form::small;
+    } else if (backend_packs<T>) {
+      // Few rows share many columns: the columns are what is cut.
+      const std::int64_t step = round_up((g.n + piece_count(g) - 1) / piece_count(g), 64);
+      for (std::int64_t column = 0; column < g.n; column += step) {
+        Gemm piece = g;
+        piece.packed = true;
+        piece.n = std::min(step, g.n - column);
+        piece.ldb = g.transpose_b ? g.k : g.n;
+        pieces_.push_back({piece, column, Tensor()});
+      }
     }
   }
   pack(b);
@@ -170,12 +174,14 @@ PackedGemm<T>::PackedGemm(const Gemm& g, const T* b) : whole_(g) {
 template <class T>
 void PackedGemm<T>::pack(const T* b) {
   b_ = b;
-  if constexpr (std::is_same_v<T, float>) {
-    if (small_) {
-      if (!panels_.defined()) panels_ = Tensor::empty({detail::small_panel_size(whole_)});
-      if (!panels_.is_abstract()) detail::pack_small(whole_, b, panels_.mutable_ptr<float>());
-      return;
-    }
+  if (form_ != Form::backend) {
+    const std::int64_t size =
+        form_ == Form::row ? detail::row_panel_size<T>(whole_) : detail::small_panel_size(whole_);
+    if (!panels_.defined()) panels_ = Tensor::empty({size}, dtype_of<T>());
+    if (panels_.is_abstract()) return;
+    if (form_ == Form::row) return detail::pack_row(whole_, b, panels_.mutable_ptr<T>());
+    if constexpr (std::is_same_v<T, float>)
+      return detail::pack_small(whole_, b, panels_.mutable_ptr<T>());
   }
 #ifdef UNROLL_ONEDNN
   if constexpr (std::is_same_v<T, float>) {
@@ -198,8 +204,10 @@ void PackedGemm<T>::pack(const T* b) {
 
 template <class T>
 void PackedGemm<T>::run(const T* a, const T* bias, T* c) const {
+  if (form_ == Form::row && panels_.defined())
+    return detail::gemm_row(whole_, a, panels_.ptr<T>(), bias, c);
   if constexpr (std::is_same_v<T, float>)
-    if (small_) return detail::gemm_small(whole_, a, panels_.ptr<float>(), bias, c);
+    if (form_ == Form::small) return detail::gemm_small(whole_, a, panels_.ptr<T>(), bias, c);
   if (pieces_.empty()) return gemm(whole_, a, b_, bias, c);
   if constexpr (std::is_same_v<T, float>) {
     if (whole_.bf16) {

@@ -34,7 +34,9 @@ void gemm(const Gemm& g, const double* a, const double* b, const double* bias, d
 std::size_t gemm_workspace(const Gemm& g, DType dtype);
 
 /// Products that share one right operand, which is laid out for the backend once: pays from the
-/// second product on. Set up for as many threads() as there are when it is made.
+/// second product on. One row (m = 1) reads each element once, so that laying out costs as much as
+/// several products: there pack() alone does it, for operands that are kept for good. Set up for as
+/// many threads() as there are when it is made.
 template <class T>
 class PackedGemm {
  public:
@@ -58,8 +60,9 @@ class PackedGemm {
 
   Gemm whole_;
   const T* b_ = nullptr;
-  bool small_ = false;
-  Tensor panels_;  // of a small product
+  enum class Form : std::uint8_t { backend, small, row };  // see gemm_small.h, gemm_row.h
+  Form form_ = Form::backend;
+  Tensor panels_;  // of the latter two
   CachedVector<Piece> pieces_;
 };
 

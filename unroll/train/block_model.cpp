@@ -59,20 +59,9 @@ class BlockModel : public SequenceModel {
   }
   Tensor embed(const Tensor& x) override { return input_(x); }
   Output run(const Tensor& embedded, const State& state) override {
-    Output result{first_norm_ ? (*first_norm_)(embedded) : embedded, {}};
-    const auto each = static_cast<std::ptrdiff_t>(state.size() / blocks_.size());
-    if (static_cast<std::size_t>(each) * blocks_.size() != state.size())
-      fail("model",
-           fmt::format("a state of {} tensors for {} layers", state.size(), blocks_.size()));
-    auto own = state.begin();
-    for (const auto& block : blocks_) {
-      Output next = block->run(result.output, {.state = State(own, own + each)});
-      own += each;
-      result.output = std::move(next.output);
-      for (Tensor& one : next.state) result.state.push_back(std::move(one));
-    }
-    result.output = head_(last_norm(result.output));
-    return result;
+    return through(embedded, state, [](const ParallelCell& block, const Tensor& x, State own) {
+      return block.run(x, {.state = std::move(own)});
+    });
   }
   bool constant_state() const override { return true; }
   ModelParts parts() override {
@@ -85,10 +74,49 @@ class BlockModel : public SequenceModel {
            .step = [&block](const Tensor& x, const State& s) { return (*block)(x, s); }});
     return parts;
   }
+  StepForm step_form(const StreamOptions& options) override {
+    refuse_window(options, describe());
+    return {.step = [this](const Tensor& x, const Tensor&,
+                           const State& state) { return step(embed(x), state); },
+            .initial_state =
+                [this](std::int64_t batch) {
+                  State state;
+                  for (const auto& block : blocks_)
+                    for (Tensor& one : block->initial_state(batch, head_.weight.dtype()))
+                      state.push_back(std::move(one));
+                  return state;
+                }};
+  }
   std::string describe() const override { return "BlockModel"; }
 
  private:
+  Output step(const Tensor& embedded, const State& state) {
+    return through(
+        embedded, state,
+        [](const ParallelCell& block, const Tensor& x, const State& own) { return block(x, own); });
+  }
+
+  // All blocks, each by run(block, x, its own part of the state), and what is around them.
+  template <class Run>
+  Output through(const Tensor& embedded, const State& state, const Run& run) {
+    Output result{first_norm_ ? (*first_norm_)(embedded) : embedded, {}};
+    const auto each = static_cast<std::ptrdiff_t>(state.size() / blocks_.size());
+    if (static_cast<std::size_t>(each) * blocks_.size() != state.size())
+      fail("model",
+           fmt::format("a state of {} tensors for {} layers", state.size(), blocks_.size()));
+    auto own = state.begin();
+    for (const auto& block : blocks_) {
+      Output next = run(*block, result.output, State(own, own + each));
+      own += each;
+      result.output = std::move(next.output);
+      for (Tensor& one : next.state) result.state.push_back(std::move(one));
+    }
+    result.output = head_(last_norm(result.output));
+    return result;
+  }
+
   Tensor last_norm(const Tensor& h) { return last_norm_ ? (*last_norm_)(h) : (*last_rms_norm_)(h); }
+
   // Tables normal(0, 0.02), as Mamba's authors have them, and what enters the residual stream
   // scaled by 1 / sqrt(of how much does): GPT-2's rule, which Mamba's follows. RWKV's blocks do so
   // themselves.

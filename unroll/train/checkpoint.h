@@ -1,7 +1,7 @@
 #pragma once
 
-#include <unroll/train/stream.h>
 #include <unroll/train/trainer.h>
+#include <unroll/train/truncated_bptt.h>
 
 namespace unroll {
 

@@ -3,6 +3,7 @@
 #include <unroll/io/atomic_file.h>
 #include <unroll/io/safetensors.h>
 #include <unroll/train/model_dir.h>
+#include <unroll/train/stream.h>
 
 #include <algorithm>
 #include <cmath>
@@ -33,6 +34,7 @@ Json config_json(const ModelConfig& c) {
             {"tied", c.tied}};
   for (const auto& [value, name] : position_names)
     if (value == c.positions) json["positions"] = name;
+  if (c.window > 0) json["window"] = c.window;
   if (c.layer_norm) json["layer_norm"] = true;
   for (const auto& [name, value] : Regularization::fields())
     if (c.regularization.*value != 0) json["regularization"][name] = c.regularization.*value;
@@ -69,6 +71,7 @@ ModelConfig config_from(const Json& json) {
   json.at("bias").get_to(c.bias);
   json.at("tied").get_to(c.tied);
   // Files of models without them do not have these.
+  if (json.contains("window")) c.window = size_from(json, "window");
   if (json.contains("layer_norm")) json.at("layer_norm").get_to(c.layer_norm);
   if (json.contains("regularization")) {
     std::size_t known = 0;
@@ -192,12 +195,20 @@ std::string generate(LanguageModel& model, const std::string& prompt, std::int64
          "Ask for fewer, or train with rotary positions");
   const NoGrad constant;
   model.model->eval();
-  Output step = (*model.model)(Tensor::from(start, {static_cast<std::int64_t>(start.size()), 1}));
+  const bool attends = c.kind == ModelKind::transformer;
+  const auto length = static_cast<std::int64_t>(start.size()) + count;
+  Stream stream(*model.model, {.window = attends && c.window == 0 ? length : 0});
+  Tensor token = Tensor::empty({1}, DType::i64);
+  const auto next = [&](std::int64_t symbol) {
+    token.mutable_ptr<std::int64_t>()[0] = symbol;
+    return stream.step(token);
+  };
+  Tensor output;
+  for (std::int64_t symbol : start) output = next(symbol);
   std::vector<std::int64_t> drawn;
   for (std::int64_t i = 0; i < count; ++i) {
-    const std::int64_t last = step.output.size(0) - 1;
-    drawn.push_back(draw(step.output.row(last), temperature, generator));
-    if (i + 1 < count) step = (*model.model)(Tensor::from({drawn.back()}, {1, 1}), step.state);
+    drawn.push_back(draw(output.row(0), temperature, generator));
+    if (i + 1 < count) output = next(drawn.back());
   }
   return model.vocabulary.decode(drawn);
 }

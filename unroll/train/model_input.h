@@ -14,6 +14,9 @@ inline std::int64_t outputs_of(const ModelConfig& c) {
   return c.outputs > 0 ? c.outputs : c.vocabulary;
 }
 
+/// Throws Error where options of attention are given.
+void refuse_window(const StreamOptions& options, const std::string& model);
+
 /// Tokens through a table, real features through a matrix.
 struct Input {
   std::unique_ptr<Embedding> table;

@@ -3,9 +3,11 @@
 #include <unroll/layers/recurrent.h>
 #include <unroll/layers/transformer.h>
 #include <unroll/ops/arithmetic.h>
+#include <unroll/ops/embedding.h>
 #include <unroll/ops/layout.h>
 #include <unroll/train/block_model.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 
@@ -50,6 +52,17 @@ class RecurrentModel : public SequenceModel {
           {.cell = &rnn_->cell(i),
            .step = [this, i](const Tensor& x, const State& s) { return rnn_->step(i, x, s); }});
     return parts;
+  }
+  StepForm step_form(const StreamOptions& options) override {
+    detail::refuse_window(options, describe());
+    StepForm form = rnn_->step_form();
+    form.step = [this, inner = std::move(form.step)](const Tensor& x, const Tensor& position,
+                                                     const State& state) {
+      Output result = inner(embed(x), position, state);
+      result.output = head_(result.output);
+      return result;
+    };
+    return form;
   }
   std::string describe() const override { return "RecurrentModel"; }
 
@@ -114,7 +127,8 @@ class TransformerModel : public SequenceModel {
   Tensor embed(const Tensor& x) override { return input_(x); }
   Output run(const Tensor& embedded, const State& state) override {
     const std::int64_t past = state.empty() ? 0 : state[0].size(0);
-    Output result = encoder_(placed(embedded, past), {.causal = true, .cache = state});
+    Output result = encoder_(placed(embedded, past),
+                             {.causal = true, .window = config_.window, .cache = state});
     result.output = head_(result.output);
     return result;
   }
@@ -125,15 +139,39 @@ class TransformerModel : public SequenceModel {
                      [this](const Tensor& h) { return head_((*encoder_.norm)(h)); }};
     for (int i = 0; i < config_.layers; ++i) {
       TransformerEncoderLayer& layer = encoder_.layer(i);
-      parts.layers.push_back(
-          {.run = [&layer](const Tensor& x) { return layer(x, {.causal = true}).output; },
-           .attention =
-               [&layer](const Tensor& x) {
-                 const AttentionCall call{.causal = true, .need_weights = true};
-                 return layer.self_attn(layer.norm1(x), call).weights;
-               }});
+      parts.layers.push_back({.run =
+                                  [&layer, window = config_.window](const Tensor& x) {
+                                    return layer(x, {.causal = true, .window = window}).output;
+                                  },
+                              .attention =
+                                  [&layer, window = config_.window](const Tensor& x) {
+                                    const AttentionCall call{
+                                        .causal = true, .window = window, .need_weights = true};
+                                    return layer.self_attn(layer.norm1(x), call).weights;
+                                  }});
     }
     return parts;
+  }
+  StepForm step_form(const StreamOptions& options) override {
+    const bool learned = config_.positions == Positions::learned;
+    std::int64_t window = options.window > 0 ? options.window : config_.window;
+    if (window > 0 && config_.window > 0) window = std::min(window, config_.window);
+    if (window == 0 && learned) window = config_.context;
+    if (window < 1 || options.window < 0 || options.sinks < 0)
+      fail("model",
+           fmt::format("a stream of a {} with a window of {} and {} sinks", describe(),
+                       options.window, options.sinks),
+           "Bound what it keeps: {.window = 256}, for instance");
+    const std::int64_t sinks = options.sinks, rows = window + sinks;
+    const DType dtype = head_.weight.dtype();
+    return {.step = [=, this](const Tensor& x, const Tensor& position,
+                              const State& state) { return step(x, position, state, sinks, rows); },
+            .initial_state =
+                [=, this](std::int64_t batch) {
+                  const Tensor cache = Tensor::zeros({batch, rows, 2 * config_.hidden}, dtype);
+                  return State(static_cast<std::size_t>(config_.layers), cache);
+                },
+            .longest = learned ? config_.context : 0};
   }
   std::string describe() const override { return "TransformerModel"; }
 
@@ -148,6 +186,25 @@ class TransformerModel : public SequenceModel {
                   .viewed({steps, 1, config_.hidden});
     return x;
   }
+
+  Output step(const Tensor& tokens, const Tensor& position, const State& state, std::int64_t sinks,
+              std::int64_t rows) {
+    StreamPlace place{.position = position, .sinks = sinks};
+    const std::int64_t size = config_.hidden / config_.heads;
+    Tensor x = input_(tokens);
+    if (positions_) x = x + embedding(positions_->weight, position);
+    if (config_.positions == Positions::sinusoidal)
+      x = x + sinusoidal_positions_at(position, config_.hidden, x.dtype());
+    if (config_.positions == Positions::rotary) {
+      place.angles = sinusoidal_positions_at(position, size, x.dtype());
+      if (sinks > 0)
+        place.sink_angles = sinusoidal_positions_at(position, size, x.dtype(), rows - 1);
+    }
+    Output result = encoder_(x, {.causal = true, .cache = state, .place = place});
+    result.output = head_(result.output);
+    return result;
+  }
+
   // GPT-2's: normal(0, 0.02), residual projections scaled by 1/sqrt(2 layers), biases 0.
   void initialize(GeneratorRef& g) {
     const double residual = 0.02 / std::sqrt(2.0 * config_.layers);
@@ -179,6 +236,18 @@ class TransformerModel : public SequenceModel {
 ModelParts SequenceModel::parts() {
   fail("model", "a " + describe() + " does not say what its parts are",
        "Override parts() to look inside it");
+}
+
+StepForm SequenceModel::step_form(const StreamOptions&) {
+  fail("model", fmt::format("a {} has no form for single steps", describe()),
+       "Override step_form()");
+}
+
+void detail::refuse_window(const StreamOptions& options, const std::string& model) {
+  if (options.window != 0 || options.sinks != 0)
+    fail("model",
+         fmt::format("a window of {} and {} sinks for a {}", options.window, options.sinks, model),
+         "They bound what attention keeps; this model's state has one size");
 }
 
 const char* to_string(ModelKind kind) {
@@ -263,6 +332,9 @@ std::unique_ptr<SequenceModel> make_model(const ModelConfig& c, GeneratorRef gen
       c.kind != ModelKind::gru)
     fail("model", fmt::format("a {} takes dropout alone of the regularisers", to_string(c.kind)),
          "The others are for rnn, lstm and gru");
+  if (c.window < 0 || (c.window > 0 && !transformer))
+    fail("model", fmt::format("a window of {} steps for a {}", c.window, to_string(c.kind)),
+         "A Transformer's is 0, for none, or positive");
   constexpr double most = 1e12;
   if (!(parameter_count(c) <= most))
     fail("model",

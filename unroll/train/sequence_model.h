@@ -2,6 +2,7 @@
 
 #include <unroll/layers/module.h>
 #include <unroll/layers/regularization.h>
+#include <unroll/layers/step_form.h>
 #include <unroll/ops/scan.h>
 
 #include <functional>
@@ -42,6 +43,10 @@ class SequenceModel : public Module {
   /// The model taken apart, for looking inside (compare/inside.h). Throws Error for a model that
   /// does not say how.
   virtual ModelParts parts();
+
+  /// One step, for a Stream: tokens [B] or features [B, F] -> outputs [B, O]. Its state, B leading,
+  /// need not be run()'s. Default: throws Error, as do options that the model has no use for.
+  virtual StepForm step_form(const StreamOptions& options = {});
 };
 
 enum class ModelKind : std::uint8_t { rnn, lstm, gru, mingru, minlstm, mamba, rwkv, transformer };
@@ -72,6 +77,7 @@ struct ModelConfig {
   bool tied = false;                   ///< the head's weight is the embedding
   bool layer_norm = false;             ///< LSTM, see LSTMCellOptions
   Regularization regularization = {};  ///< RNN, LSTM, GRU
+  std::int64_t window = 0;             ///< Transformer: the last steps that each one sees; 0: all
 };
 
 /// Numbers that are trained, without making the model; a double, since sizes may be anything.

@@ -1,27 +1,107 @@
 #pragma once
 
+#include <unroll/graph/program.h>
+#include <unroll/layers/recurrent.h>
 #include <unroll/train/sequence_model.h>
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <span>
+#include <vector>
 
 namespace unroll {
 
-/// What reaches from one chunk of a stream into the next.
-struct Carried {
-  State state = {};  ///< that enters `past`; empty: the stream's beginning
-  Tensor past = {};  ///< inputs [up to k2, B, ...] that are gone through again; undefined: none
+/// Where a stream stands: a value, to be kept, copied, and given to any Stream of the same model.
+struct StreamState {
+  std::int64_t position = 0;  ///< steps that it has gone
+  State state = {};           ///< without the axis of streams
+
+  /// For save_safetensors(), under the names "position", "state.0", "state.1", ...
+  StateDict to_dict() const;
+  /// Throws Error for anything but what to_dict() gives.
+  static StreamState from_dict(const StateDict& dict);
 };
 
-/// Truncated back-propagation through time, BPTT(k1, k2): the outputs [k1, B, O] of a stream's next
-/// chunk x [k1, B, ...], recorded so that backward() on the current tape goes back through the last
-/// k2 steps, those of earlier chunks among them; 0: through the chunk, as k2 = k1. Steps further
-/// back are constants. A step of an optimizer behind each chunk makes it the algorithm of Williams
-/// and Peng ("An efficient gradient-based algorithm for on-line training of recurrent network
-/// trajectories", 1990), save that the steps before the chunk are computed again with the present
-/// parameters, so that the gradient is that of one function. Memory is that of k1 + k2 steps,
-/// however long the stream; where k2 reaches the stream's beginning, nothing is truncated.
+/// Runs a causal model one step after the other, for one stream or many, in memory of one size:
 ///
-/// `carried` becomes what the next chunk needs; behind one of k2 steps or more it is the state
-/// alone, and the next chunk's gradients end where it begins. Throws Error for a model whose state
-/// grows, unless k2 is 0.
-Tensor run_stream(SequenceModel& model, const Tensor& x, std::int64_t k2, Carried& carried);
+///     Stream stream(model);
+///     for (...) Tensor y = stream.step(x);
+///
+/// A step is a replay (Program) with the weights laid out once and the states in place; behind the
+/// first of a batch's size it allocates nothing. It gives what the model gives on the whole
+/// sequence, up to rounding. Parameters that change are read anew. The model must outlive it, be in
+/// eval() where it drops anything, and is not trained by it: no gradient flows.
+///
+/// Streams have numbers, chosen by the caller; one joins, at its beginning, where step() first
+/// names it. As long as consecutive steps name the same streams, their states stay where they are;
+/// else rows are copied. Batches are filled up to powers of two, so that streams which come and go
+/// need few replays.
+class Stream {
+ public:
+  /// Throws Error where the model's memory would grow: attention without a window or context.
+  explicit Stream(SequenceModel& model, const StreamOptions& options = {});
+  /// A bare layer in one direction: x [B, input] -> [B, size].
+  explicit Stream(const RecurrentLayer& layer);
+  /// Any cell, a user's as well.
+  explicit Stream(const RecurrentCell& cell, DType dtype = DType::f32);
+  explicit Stream(StepForm form);
+  Stream(Stream&&) noexcept;
+  Stream& operator=(Stream&&) noexcept;
+  ~Stream();
+
+  /// The next step of the streams 0 .. B - 1: tokens [B] or features [B, F] -> outputs [B, O].
+  /// The result is written over by a later step unless somebody holds it. Throws Error where a
+  /// stream would pass the model's context; then nothing has moved.
+  Tensor step(const Tensor& x);
+  /// The same for the streams named: row i of x is that of ids[i].
+  Tensor step(std::span<const std::int64_t> ids, const Tensor& x);
+  Tensor step(std::initializer_list<std::int64_t> ids, const Tensor& x) {
+    return step(std::span(ids.begin(), ids.size()), x);
+  }
+
+  /// A copy of where a stream stands. One that has not joined stands at its beginning.
+  StreamState state(std::int64_t id = 0) const;
+  /// The stream goes on from there; it joins where it had not. Throws Error for another model's.
+  void restore(const StreamState& state, std::int64_t id = 0);
+  /// Back to the beginning.
+  void reset(std::int64_t id = 0);
+  /// Forgets a stream; its memory serves the next that joins.
+  void leave(std::int64_t id);
+
+  std::int64_t position(std::int64_t id = 0) const;
+  /// The streams that have joined, in order.
+  std::vector<std::int64_t> ids() const;
+  /// Bytes of one stream's state.
+  std::int64_t state_bytes() const;
+
+ private:
+  struct Batch {
+    Program program;
+    Tensor x, position;  // what it reads: x for streams fewer than it has rows
+  };
+  struct Member {
+    std::int64_t position = 0;
+    State rows = {};        // where it stands while it is not among the residents
+    std::int64_t row = -1;  // of the current batch
+  };
+
+  Member& joined(std::int64_t id);
+  void make_resident(std::span<const std::int64_t> ids, const Tensor& x);
+  void check_ids(std::span<const std::int64_t> ids, const Tensor& x) const;
+  void send_home();
+  Batch make_batch(std::int64_t size, const Tensor& x) const;
+  Tensor row(std::size_t k, std::int64_t row) const;
+
+  StepForm form_;
+  State specs_;  // of one stream
+  std::map<std::int64_t, Member> members_;
+  std::vector<State> spare_;               // of members that left
+  std::map<std::int64_t, Batch> batches_;  // by size
+  Batch* current_ = nullptr;
+  std::vector<std::int64_t> residents_;  // the streams of current_, by row
+  std::vector<Member*> resident_members_;
+  std::vector<std::int64_t> first_;  // 0, 1, ...
+};
 
 }  // namespace unroll

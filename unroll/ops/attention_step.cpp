@@ -142,9 +142,7 @@ struct AttentionStep : OpRecord<AttentionStep> {
       return arena.emplace<AttentionStepKernel<decltype(zero)>>(sizes(in), in.size() > 3);
     });
   }
-  std::uint32_t in_place(Args, std::size_t output) const override {
-    return output == 0 ? 0b1 : 0;
-  }
+  std::uint32_t in_place(Args, std::size_t output) const override { return output == 0 ? 0b1 : 0; }
   Keep keep() const override { return {.inputs = 0}; }
   bool differentiable() const override { return false; }
 };

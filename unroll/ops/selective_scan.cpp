@@ -65,13 +65,18 @@ struct SelectiveScanBackward : OpRecord<SelectiveScanBackward> {
                                           .b = several ? parts.data() : db,
                                           .c = several ? parts.data() + s.blocks() * rows : dc,
                                           .h0 = out[5].mutable_ptr<T>()});
-      if (several)
-        for (std::int64_t i = 0; i < 2 * rows; ++i) {
-          const T* part = parts.data() + i / rows * s.blocks() * rows + i % rows;
+      const auto add_up = [&](const T* blocks, T* to) {
+        for (std::int64_t i = 0; i < rows; ++i) {
           double sum = 0;
-          for (std::int64_t k = 0; k < s.blocks(); ++k) sum += static_cast<double>(part[k * rows]);
-          (i < rows ? db : dc)[i % rows] = static_cast<T>(sum);
+          for (std::int64_t k = 0; k < s.blocks(); ++k)
+            sum += static_cast<double>(blocks[k * rows + i]);
+          to[i] = static_cast<T>(sum);
         }
+      };
+      if (several) {
+        add_up(parts.data(), db);
+        add_up(parts.data() + s.blocks() * rows, dc);
+      }
       T* to = out[2].mutable_ptr<T>();
       for (std::int64_t d = 0; d < s.channels; ++d)
         for (std::int64_t n = 0; n < s.states; ++n) {

@@ -6,7 +6,9 @@
 #include <unroll/graph/threads.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdio>
+#include <memory>
 #include <regex>
 
 #include "cases.h"
@@ -21,22 +23,20 @@ struct Seconds {
   double median, best;  ///< of one run
 };
 
-/// Five rounds, each of which lasts a fifth of `seconds`; peers are timed alike.
-Seconds timed(const std::function<void()>& run, double seconds) {
-  run();
-  run();
-  std::vector<double> rounds;
-  for (int round = 0; round < 5; ++round) {
-    const auto start = Clock::now();
-    double passed = 0;
-    int runs = 0;
-    do {
-      run();
-      ++runs;
-      passed = seconds_since(start);
-    } while (passed < seconds / 5);
-    rounds.push_back(passed / runs);
-  }
+/// Seconds that one of the runs takes which fill `seconds`.
+double each(const std::function<void()>& run, double seconds) {
+  const auto start = Clock::now();
+  double passed = 0;
+  int runs = 0;
+  do {
+    run();
+    ++runs;
+    passed = seconds_since(start);
+  } while (passed < seconds);
+  return passed / runs;
+}
+
+Seconds sorted(std::array<double, 5> rounds) {
   std::sort(rounds.begin(), rounds.end());
   return {rounds[2], rounds[0]};
 }
@@ -57,35 +57,60 @@ std::vector<double> timed_steps(const std::function<void()>& run, double seconds
 }
 
 #ifndef UNROLL_NO_ONEDNN
-/// FLOPs a second of a 768 x 512 x 128 product by oneDNN with weights in the layout it likes best.
-double packed_product_rate(int threads, DType precision) {
-  using dnnl::memory;
-  constexpr std::int64_t m = 768, n = 512, k = 128;
-  const auto f32 = memory::data_type::f32;
-  const auto type = precision == DType::bf16 ? memory::data_type::bf16 : f32;
-  dnnl::engine& engine = onednn::engine();
-  dnnl::stream stream(engine);
-  const memory::desc a({m, k}, type, memory::format_tag::ab),
-      c({m, n}, f32, memory::format_tag::ab), plain({k, n}, type, memory::format_tag::ab),
-      any({k, n}, type, memory::format_tag::any);
-  omp_set_num_threads(threads);
-  const auto description = onednn::matmul(a, any, nullptr, c, {});
-  const dnnl::matmul primitive(description);
-  Generator g(1);  // half of these bytes, where they stand for bf16: which numbers does not matter
-  Tensor x = g.normal({m, k}, 0, 1), w = g.normal({k, n}, 0, 1), y = Tensor::empty({m, n});
-  memory from(a, engine, x.bytes()), to(c, engine, y.bytes()), unpacked(plain, engine, w.bytes()),
-      packed(description.weights_desc(), engine);
-  dnnl::reorder(unpacked, packed).execute(stream, unpacked, packed);
-  const auto run = [&] {
-    primitive.execute(stream,
-                      {{DNNL_ARG_SRC, from}, {DNNL_ARG_WEIGHTS, packed}, {DNNL_ARG_DST, to}});
-    stream.wait();
-  };
-  return 2.0 * m * n * k / timed(run, 0.25).best;
-}
-#else
-double packed_product_rate(int, DType) { return 0; }
+/// What limits are told by: a 768 x 512 x 128 product by oneDNN with weights in the layout that it
+/// likes best.
+class PackedProduct {
+ public:
+  static constexpr std::int64_t m = 768, n = 512, k = 128;
+  static constexpr double flops = 2.0 * m * n * k;
+
+  PackedProduct(int threads, DType precision)
+      : type_(precision == DType::bf16 ? dnnl::memory::data_type::bf16
+                                       : dnnl::memory::data_type::f32) {
+    omp_set_num_threads(threads);
+    const auto description = onednn::matmul(a_, any_, nullptr, c_, {});
+    primitive_ = dnnl::matmul(description);
+    packed_ = dnnl::memory(description.weights_desc(), engine_);
+    dnnl::memory plain({{k, n}, type_, dnnl::memory::format_tag::ab}, engine_, w_.bytes());
+    dnnl::reorder(plain, packed_).execute(stream_, plain, packed_);
+  }
+  void operator()() {
+    primitive_.execute(stream_,
+                       {{DNNL_ARG_SRC, from_}, {DNNL_ARG_WEIGHTS, packed_}, {DNNL_ARG_DST, to_}});
+    stream_.wait();
+  }
+
+ private:
+  dnnl::engine& engine_ = onednn::engine();
+  dnnl::stream stream_{engine_};
+  dnnl::memory::data_type type_;
+  dnnl::memory::desc a_{{m, k}, type_, dnnl::memory::format_tag::ab},
+      any_{{k, n}, type_, dnnl::memory::format_tag::any},
+      c_{{m, n}, dnnl::memory::data_type::f32, dnnl::memory::format_tag::ab};
+  // Half of these bytes, where they stand for bf16: which numbers does not matter.
+  Tensor x_ = Generator(1).normal({m, k}, 0, 1), w_ = Generator(2).normal({k, n}, 0, 1),
+         y_ = Tensor::empty({m, n});
+  dnnl::memory from_{a_, engine_, x_.bytes()}, to_{c_, engine_, y_.bytes()}, packed_;
+  dnnl::matmul primitive_;
+};
 #endif
+
+struct Timed {
+  Seconds run, product;
+};
+
+/// Five rounds, each of which lasts a fifth of `seconds`; peers are timed alike. Where asked for, a
+/// short round of the product comes before each: on a machine whose clock varies, a limit is that
+/// of the same moments.
+Timed timed(const std::function<void()>& run, double seconds,
+            const std::function<void()>& product) {
+  std::array<double, 5> runs{}, products{};
+  for (int round = 0; round < 5; ++round) {
+    if (product) products[round] = each(product, 0.02);
+    runs[round] = each(run, seconds / 5);
+  }
+  return {sorted(runs), sorted(products)};
+}
 
 }  // namespace
 
@@ -109,21 +134,26 @@ int run_cases(const std::string& filter, int threads, double seconds) {
       std::fflush(stdout);
       continue;
     }
-    const auto product_rate = [&] {
-      return one.flops > 0 ? packed_product_rate(threads, one.precision) : 0;
-    };
-    const double before = product_rate();
     reset_peak_memory();
-    const Seconds time = timed(run, seconds);
+    run();
+    run();
     const std::int64_t peak = memory_stats().peak;
-    // Once more: on a machine whose clock varies, the better rate is nearer to the truth.
-    const double rate = std::max(before, product_rate());
+    std::function<void()> product;
+#ifndef UNROLL_NO_ONEDNN
+    if (one.flops > 0)
+      product = [packed = std::make_shared<PackedProduct>(threads, one.precision)] { (*packed)(); };
+#endif
+    const Timed time = timed(run, seconds, product);
     const char* unit = one.unit == Unit::ms ? "ms" : one.unit == Unit::us ? "us" : "ns";
     // Nanoseconds an op: a run is a chain of 1000.
     const double scale = one.unit == Unit::ms ? 1e3 : 1e6;
     fmt::print(R"({{"case": "{}", "threads": {}, "{}": {:.5g}, "{}_best": {:.5g})", one.name,
-               threads, unit, time.median * scale, unit, time.best * scale);
-    if (rate > 0) fmt::print(R"(, "limit_ms": {:.5g})", one.flops / rate * 1e3);
+               threads, unit, time.run.median * scale, unit, time.run.best * scale);
+#ifndef UNROLL_NO_ONEDNN
+    if (product)
+      fmt::print(R"(, "limit_ms": {:.5g})",
+                 one.flops / PackedProduct::flops * time.product.median * 1e3);
+#endif
     fmt::print(R"(, "peak_bytes": {}}})"
                "\n",
                peak);

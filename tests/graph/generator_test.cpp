@@ -1,4 +1,6 @@
-#include <unroll/graph/generator.h>
+#include <unroll/graph/draw.h>
+#include <unroll/graph/dry_run.h>
+#include <unroll/graph/tape.h>
 
 #include <algorithm>
 #include <cmath>
@@ -43,13 +45,37 @@ TEST_CASE("a copy draws the same numbers, and a place in the stream can be found
   CHECK(back.next() == Generator(7).next());
 }
 
-TEST_CASE("reserve gives whole blocks that nobody else draws") {
+TEST_CASE("draw reserves whole blocks that nobody else draws") {
   Generator g(1);
   g.next();
-  CHECK(g.reserve(5) == 4);
+  CHECK(g.draw(5).position().next == 4);
   CHECK(g.position() == 12);
-  CHECK(g.reserve(4) == 12);
+  CHECK(g.draw(4).position().next == 12);
   CHECK(g.next() == Generator::block(1, 4)[0]);
+  predict_memory([&] { g.draw(4); });
+  CHECK(g.position() == 17);
+}
+
+TEST_CASE("a copy of a generator draws for itself, an assigned one goes on as the other would") {
+  Generator g(1);
+  g.next();
+  Generator copy = g;
+  CHECK(copy.next() == g.next());
+  copy.next();
+  CHECK(copy.position() == g.position() + 1);
+  Generator other(2);
+  other.next();
+  other = g;
+  CHECK(other.next() == Generator(g).next());
+  CHECK(other.seed() == 1);
+}
+
+TEST_CASE("numbers drawn while tracing are refused: every run would use the same") {
+  Generator g(1);
+  const Tape tape({.trace = true});
+  CHECK_THROWS_AS(g.next(), Error);
+  CHECK_THROWS_AS(g.normal({2}, 0, 1), Error);
+  CHECK(g.position() == 0);
 }
 
 TEST_CASE("uniform numbers lie between 0 and 1 and have mean 1/2 and variance 1/12") {

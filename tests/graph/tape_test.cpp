@@ -27,7 +27,7 @@ TEST_CASE("without a tape nothing is recorded") {
   const Parameter p = parameter(3);
   const Tensor y = square(p);
   CHECK(Tape::current() == nullptr);
-  CHECK(y.ref().tape == 0);
+  CHECK(y.ref().tape() == 0);
   Tape tape;
   CHECK(tape.size() == 0);
   CHECK(has(message_of([&] { tape.backward(y); }), "not recorded on this tape"));
@@ -357,7 +357,7 @@ TEST_CASE("stop ends recording and keeps what was recorded") {
   const Tensor y = square(p);
   tape.stop();
   CHECK(Tape::current() == nullptr);
-  CHECK(square(p).ref().tape == 0);
+  CHECK(square(p).ref().tape() == 0);
   tape.backward(y);
   CHECK(p.grad().item() == 6);
 }

@@ -137,6 +137,15 @@ TEST_CASE("layers, layers with zoneout and cells stream too") {
   CHECK(largest_difference(stream.step(x), cell(x, first.state).output) < 1e-6);
 }
 
+TEST_CASE("a model that drops values is streamed in eval() alone") {
+  Generator g(8);
+  const auto model = make_model(test::small(ModelKind::gru, 0.2), g);
+  const Tensor x = random_tokens({2}, g);
+  CHECK_THROWS_AS(Stream(*model).step(x), Error);
+  model->eval();
+  CHECK_NOTHROW(Stream(*model).step(x));
+}
+
 TEST_CASE("streams join, leave, pause, and are saved, copied, restored and reset") {
   Generator g(9);
   for (const ModelKind kind : {ModelKind::lstm, ModelKind::mamba, ModelKind::transformer}) {
@@ -255,8 +264,12 @@ TEST_CASE("a row times panels equals the plain product, whatever the sizes") {
             expected.push_back(sum);
           }
           detail::pack_row(gemm, b.ptr<float>(), panels.mutable_ptr<float>());
+          Tensor back = c.clone();
           detail::gemm_row(gemm, a.ptr<float>(), panels.ptr<float>(), bias.ptr<float>(),
-                           c.mutable_ptr<float>());
+                           c.mutable_ptr<float>(), false);
+          detail::gemm_row(gemm, a.ptr<float>(), panels.ptr<float>(), bias.ptr<float>(),
+                           back.mutable_ptr<float>(), true);
+          REQUIRE(same_bits(back, c));
           for (std::int64_t j = 0; j < n; ++j)
             REQUIRE(std::abs(static_cast<double>(c.ptr<float>()[j]) -
                              expected[static_cast<std::size_t>(j)]) < 2e-5);

@@ -125,6 +125,47 @@ TEST_CASE("every kind of model is replayed: the bits of a recorded step, no memo
   }
 }
 
+TEST_CASE("models with every kind of dropout are replayed: masks are drawn anew, as recorded") {
+  const auto check = [](ModelConfig config) {
+    CAPTURE(to_string(config.kind));
+    config.vocabulary = 11;
+    Generator g1(5), g2(5);
+    const auto recorded = make_model(config, g1), replayed = make_model(config, g2);
+    AdamW one(recorded->parameters()), two(replayed->parameters());
+    const auto loss = [](SequenceModel& model, std::span<const Tensor> in) -> Tensors {
+      return {cross_entropy(model(in[0]).output, in[1])};
+    };
+    TrainStep step([&](std::span<const Tensor> in) { return loss(*replayed, in); }, two);
+    for (std::uint64_t i = 0; i < 4; ++i) {
+      const Tensors in = batch(6, 1);
+      one.zero_grad();
+      Tape tape;
+      const Tensors expected = loss(*recorded, in);
+      tape.backward(expected[0]);
+      one.step();
+      CHECK(same_bits(step(in)[0], expected[0]));
+    }
+    CHECK(step.programs() == 1);
+    CHECK(same_bits(recorded->state_dict(), replayed->state_dict()));
+    const auto a = recorded->generators(), b = replayed->generators();
+    REQUIRE(!a.empty());
+    for (std::size_t i = 0; i < a.size(); ++i)
+      CHECK(a[i].second->position() == b[i].second->position());
+  };
+  for (const ModelKind kind : test::every_kind) check(test::small(kind, 0.3));
+  for (const ModelKind kind : {ModelKind::rnn, ModelKind::lstm, ModelKind::gru}) {
+    ModelConfig config = test::small(kind);
+    const bool gated = kind != ModelKind::rnn;
+    config.regularization = {.input_dropout = 0.2,
+                             .hidden_dropout = 0.2,
+                             .update_dropout = gated ? 0.2 : 0,
+                             .zoneout_h = 0.1,
+                             .zoneout_c = kind == ModelKind::lstm ? 0.1 : 0,
+                             .weight_drop = 0.2};
+    check(config);
+  }
+}
+
 TEST_CASE("a traced step streams: the state goes in and comes out") {
   for (const ModelKind kind : test::every_kind) {
     if (kind == ModelKind::transformer) continue;  // its cache grows, a program's shapes do not

@@ -1,4 +1,6 @@
-#include <unroll/graph/generator.h>
+#include <unroll/graph/draw.h>
+#include <unroll/graph/dry_run.h>
+#include <unroll/graph/tape.h>
 
 #include <cmath>
 #include <numbers>
@@ -23,18 +25,28 @@ std::array<std::uint32_t, 4> Generator::block(std::uint64_t seed, std::uint64_t 
   return x;
 }
 
+Generator& Generator::operator=(const Generator& other) {
+  *at_ = *other.at_;
+  cached_block_ = ~0ull;
+  return *this;
+}
+
 Generator Generator::random() {
   std::random_device device;
   return Generator((static_cast<std::uint64_t>(device()) << 32) | device());
 }
 
 std::uint32_t Generator::next() {
-  const std::uint64_t index = position_ / 4;
+  if (const Tape* tape = Tape::current(); tape != nullptr && tape->traces()) [[unlikely]]
+    fail("generator", "a number is drawn while tracing, and every run would use the same",
+         "Draw it outside and pass it as an input, or under NoGrad where that is meant; dropout "
+         "draws anew in every run");
+  const std::uint64_t index = at_->next / 4;
   if (index != cached_block_) {
-    cache_ = block(seed_, index);
+    cache_ = block(at_->seed, index);
     cached_block_ = index;
   }
-  return cache_[position_++ % 4];
+  return cache_[at_->next++ % 4];
 }
 
 double Generator::uniform() {
@@ -79,6 +91,12 @@ std::vector<std::int64_t> Generator::permutation(std::int64_t n) {
   std::iota(order.begin(), order.end(), 0);
   for (std::int64_t i = n - 1; i > 0; --i) std::swap(order[i], order[below(i + 1)]);
   return order;
+}
+
+Draw Generator::draw(std::uint64_t count) {
+  if (Tape* tape = Tape::current(); tape != nullptr && tape->traces())
+    return Draw(tape->redraw(at_, count));
+  return detail::dry ? Draw() : Draw(at_->reserve(count));
 }
 
 }  // namespace unroll

@@ -4,22 +4,41 @@
 
 #include <array>
 #include <cstdint>
+#include <memory>
 
 namespace unroll {
+
+/// A place in a stream of random numbers.
+struct RandomPosition {
+  std::uint64_t seed = 0;
+  std::uint64_t next = 0;  ///< of the stream's 32-bit numbers
+
+  /// Moves past `count` numbers from where a block begins, and tells where they are.
+  RandomPosition reserve(std::uint64_t count) {
+    const std::uint64_t first = (next + 3) / 4 * 4;
+    next = first + (count + 3) / 4 * 4;
+    return {seed, first};
+  }
+};
+
+class Draw;
 
 /// Counter-based random numbers (Philox4x32-10; Salmon et al., "Parallel random numbers: as easy
 /// as 1, 2, 3", 2011). A value: a copy draws the same numbers again. The n-th number depends on
 /// seed and n alone, so the bits are the same whatever the thread count.
 class Generator {
  public:
-  explicit Generator(std::uint64_t seed = 0) : seed_(seed) {}
+  explicit Generator(std::uint64_t seed = 0)
+      : at_(std::make_shared<RandomPosition>(RandomPosition{seed, 0})) {}
+  Generator(const Generator& other) : at_(std::make_shared<RandomPosition>(*other.at_)) {}
+  Generator& operator=(const Generator& other);
   /// Seeded by the system: other numbers in every run.
   static Generator random();
 
-  std::uint64_t seed() const { return seed_; }
-  std::uint64_t position() const { return position_; }
+  std::uint64_t seed() const { return at_->seed; }
+  std::uint64_t position() const { return at_->next; }
   /// Continues where a generator of this seed stood at `position`, as for resuming a run.
-  void seek(std::uint64_t position) { position_ = position; }
+  void seek(std::uint64_t position) { at_->next = position; }
 
   std::uint32_t next();
   /// In [0, 1).
@@ -33,19 +52,16 @@ class Generator {
   /// A random order of 0..n-1.
   std::vector<std::int64_t> permutation(std::int64_t n);
 
-  /// Reserves `count` numbers and returns the position of the first, where a block begins.
-  std::uint64_t reserve(std::uint64_t count) {
-    const std::uint64_t first = (position_ + 3) / 4 * 4;
-    position_ = first + (count + 3) / 4 * 4;
-    return first;
-  }
+  /// Reserves `count` numbers for an op that is Op::random(). While a Program is traced it reserves
+  /// nothing: each run of that does, in the order of the calls, from this very generator, so that a
+  /// run draws what recording would draw. Nothing moves in a dry run.
+  Draw draw(std::uint64_t count);
 
   /// The four numbers at block `index` of the stream of `seed`.
   static std::array<std::uint32_t, 4> block(std::uint64_t seed, std::uint64_t index);
 
  private:
-  std::uint64_t seed_;
-  std::uint64_t position_ = 0;  // of the next 32-bit number
+  std::shared_ptr<RandomPosition> at_;  // this generator's alone, but for the programs that draw
   std::uint64_t cached_block_ = ~0ull;
   std::array<std::uint32_t, 4> cache_{};
 };

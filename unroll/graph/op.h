@@ -97,7 +97,7 @@ class Op {
   }
   /// op(a + b) = op(a) + op(b), taken over all inputs together: it may run behind a sum over steps.
   virtual bool linear() const { return false; }
-  /// A run draws from a counter, so two runs must not share a record.
+  /// It draws numbers (Generator::draw()), so that two runs of one record give different results.
   virtual bool random() const { return false; }
 
   virtual const Op* clone(Arena& arena) const = 0;

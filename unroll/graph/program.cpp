@@ -138,6 +138,7 @@ std::span<const Tensor> Program::operator()(std::span<const Tensor> inputs) {
   const detail::FlushDenormals flush;
   p.set_parameters();
   p.set_outputs();
+  p.tape->redraw();
   for (const Impl::Call& call : p.calls) p.run(call);
   p.take_outputs();
   return p.outputs;
@@ -160,6 +161,7 @@ Tensor Program::carried(std::size_t i) {
 const std::vector<Parameter>& Program::parameters() const { return impl_->parameters; }
 std::size_t Program::planned_bytes() const { return impl_->planned; }
 std::size_t Program::size() const { return impl_->calls.size(); }
+bool Program::draws() const { return impl_->tape->draws(); }
 const Tape& Program::tape() const { return *impl_->tape; }
 
 }  // namespace unroll

@@ -53,6 +53,8 @@ class Program {
   const std::vector<Parameter>& parameters() const;
   /// Bytes of the memory planned for values that do not leave the program.
   std::size_t planned_bytes() const;
+  /// Does a run draw random numbers? It takes them from the generators that f drew from.
+  bool draws() const;
   /// How many calls a run makes.
   std::size_t size() const;
   /// The traced calls, for drawing and exporting.
@@ -68,8 +70,8 @@ class Program {
 using TraceFunction = std::function<std::vector<Tensor>(std::span<const Tensor>)>;
 
 /// Freezes f for inputs of the shapes and dtypes of `examples`. f runs once, on shapes alone:
-/// where data would steer it, where it draws random numbers, or where it uses a value of another
-/// tape instead of an input, Error says so.
+/// where data would steer it, where it draws random numbers itself (dropout and the like draw anew
+/// in every run), or where it uses a value of another tape instead of an input, Error says so.
 Program trace(const TraceFunction& f, std::span<const Tensor> examples,
               const ProgramOptions& options = {}, Where where = Where::current());
 

@@ -25,7 +25,7 @@ class ProgramBuilder {
     for (const Tensor& example : examples) {
       if (!example.defined()) fail("trace", "an undefined example input", where_);
       in.push_back(p_.tape->input(Tensor::abstract(example.shape(), example.dtype()), false));
-      p_.inputs.push_back({in.back().ref().value});
+      p_.inputs.push_back({in.back().ref().value()});
     }
     out = f(in);
     if (gradient) add_gradients(out);
@@ -64,7 +64,7 @@ class ProgramBuilder {
     for (const auto& source : p_.parameter_sources) {
       Tensor gradient;  // undefined for a frozen parameter
       for (std::size_t i = 0; i < leaves_.size(); ++i)
-        if (leaves_[i].ref().value == source.value) gradient = gradients_[i];
+        if (leaves_[i].ref().value() == source.value) gradient = gradients_[i];
       out.push_back(gradient);
     }
   }
@@ -77,11 +77,6 @@ class ProgramBuilder {
              fmt::format("a value {} of another tape is used as if it were a constant",
                          to_string(*node.foreign)),
              where_, "Pass it as an input");
-      if (node.op != nullptr && node.op->random())
-        fail("trace",
-             fmt::format("'{}' draws random numbers, and every run would draw the same",
-                         node.op->name()),
-             node.where, "Put the model into eval(), or run it without a program");
     }
   }
 
@@ -97,7 +92,7 @@ class ProgramBuilder {
   // The id of a result; one that the trace does not know is a constant.
   std::uint32_t id_of(const Tensor& tensor) {
     if (!tensor.defined()) return Program::Impl::none;
-    if (tape().owns(tensor)) return tensor.ref().value;
+    if (tape().owns(tensor)) return tensor.ref().value();
     fail("trace", fmt::format("the output {} does not depend on an input", to_string(tensor)),
          where_, "It is a constant: return it from outside");
   }
@@ -149,7 +144,7 @@ class ProgramBuilder {
       if (!used[n] || node.op == nullptr) continue;
       const std::span<const std::uint32_t> in(node.inputs, node.input_count);
       // Constants by themselves are nothing to keep up with, but one call more or less.
-      const bool fixed = p_.options.keep_weights &&
+      const bool fixed = p_.options.keep_weights && !node.op->random() &&
                          std::all_of(in.begin(), in.end(), [&](auto i) { return fixed_[i]; });
       (fixed ? p_.fixed_calls : p_.calls).push_back({&node, nullptr, {}});
       for (std::uint32_t o = 0; o < node.output_count; ++o) fixed_[node.first_output + o] = fixed;

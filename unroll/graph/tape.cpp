@@ -42,14 +42,20 @@ void infer_abstract(const Op& op, Args in, std::span<Tensor> out) {
     out[i] = Tensor::abstract(specs[i].shape, specs[i].dtype);
 }
 
-void allocate_outputs(const Op& op, Args in, std::span<Tensor> out) {
-  constexpr std::size_t usual = 3;
-  Spec few[usual];
-  std::vector<Spec> many(out.size() > usual ? out.size() : 0);
-  const std::span<Spec> specs = out.size() > usual ? std::span(many) : std::span(few, out.size());
+void allocate_outputs(const Op& op, Args in, std::span<Tensor> out, std::span<Spec> specs) {
   op.infer(in, specs);
   for (std::size_t i = 0; i < out.size(); ++i)
     out[i] = Tensor::empty(specs[i].shape, specs[i].dtype);
+}
+
+void allocate_outputs(const Op& op, Args in, std::span<Tensor> out) {
+  if (out.size() == 1) {
+    Spec one;
+    allocate_outputs(op, in, out, {&one, 1});
+  } else {
+    std::vector<Spec> specs(out.size());
+    allocate_outputs(op, in, out, specs);
+  }
 }
 
 // Only shapes are known of an input, so that only shapes can be inferred. In a dry run that is so
@@ -145,17 +151,17 @@ void Tape::stop() {
 
 Tape* Tape::current() { return current_tape; }
 
+const RandomPosition* Tape::redraw(std::shared_ptr<RandomPosition> generator, std::uint64_t count) {
+  redraws_.push_back(std::make_unique<Redraw>(Redraw{std::move(generator), count, {}}));
+  return &redraws_.back()->at;
+}
+
 Tensor Tape::input(const Tensor& value, bool needs_grad) {
   const auto id = static_cast<std::uint32_t>(values_.size());
   const auto index = static_cast<std::uint32_t>(nodes_.size());
-  Node& node = nodes_.emplace_back();
-  node.output_count = 1;
-  node.first_output = id;
-  node.needs_grad = needs_grad;
-  const std::uint32_t serial = next_serial_++;
-  Value& output = values_.emplace_back(value, index, serial, needs_grad);
-  output.tensor.set_ref({id_, id, serial});
-  return output.tensor;
+  nodes_.emplace_back(Node{.output_count = 1, .first_output = id, .needs_grad = needs_grad});
+  return values_.emplace_back(value, true, index, TapeRef(id_, id, next_serial_++), needs_grad)
+      .tensor;
 }
 
 Tensor Tape::leaf(const std::shared_ptr<ParameterState>& parameter) {
@@ -184,32 +190,34 @@ Tensor Tape::leaf(const std::shared_ptr<ParameterState>& parameter) {
 std::uint32_t Tape::foreign_leaf(const Tensor& value) {
   for (std::size_t n = 0; n < nodes_.size(); ++n) {
     const Node& node = nodes_[n];
-    if (node.foreign != nullptr && node.foreign->ref().tape == value.ref().tape &&
-        node.foreign->ref().value == value.ref().value)
+    if (node.foreign != nullptr && node.foreign->ref().tape() == value.ref().tape() &&
+        node.foreign->ref().value() == value.ref().value())
       return node.first_output;
   }
   const Tensor leaf = input(value, true);
   nodes_.back().foreign = arena_.make(value);
-  return leaf.ref().value;
+  return leaf.ref().value();
 }
 
 // The id of a tensor that an op reads; its data stays where the op's vjp reads it.
 std::uint32_t Tape::input_value(const Tensor& tensor, bool kept) {
   if (owns(tensor)) {
-    Tensor& known = values_[tensor.ref().value].tensor;
+    Tensor& known = values_[tensor.ref().value()].tensor;
     if (kept && known.is_abstract()) known = tensor;
-    return tensor.ref().value;
+    return tensor.ref().value();
   }
-  if (options_.trace && tensor.ref().tape != 0) return foreign_leaf(tensor);
+  if (options_.trace && tensor.ref().tape() != 0) return foreign_leaf(tensor);
   const auto id = static_cast<std::uint32_t>(values_.size());
-  values_.emplace_back(kept ? tensor : Tensor::abstract(tensor.shape(), tensor.dtype()));
+  values_.emplace_back(tensor, kept);
   return id;
 }
 
 void Tape::record(const Op& op, Args in, std::span<Tensor> out, const Where& where) {
   bool needs = false;
-  for (std::size_t i = 0; i < in.size(); ++i)
-    needs = needs || needs_grad(in[i]) || (options_.trace && !owns(in[i]) && in[i].ref().tape != 0);
+  for (std::size_t i = 0; i < in.size() && !needs; ++i) {
+    const Value* const value = find(in[i]);
+    needs = value != nullptr ? value->needs_grad : options_.trace && in[i].ref().tape() != 0;
+  }
   needs = needs && op.differentiable();
   if (!needs && !options_.trace) {
     // A view may have carried its input's place along: the result is a constant.
@@ -225,20 +233,17 @@ void Tape::record(const Op& op, Args in, std::span<Tensor> out, const Where& whe
 
   const auto index = static_cast<std::uint32_t>(nodes_.size());
   const auto first = static_cast<std::uint32_t>(values_.size());
-  Node& node = nodes_.emplace_back();
-  node.op = op.clone(arena_);
-  node.inputs = inputs;
-  node.input_count = static_cast<std::uint32_t>(in.size());
-  node.output_count = static_cast<std::uint32_t>(out.size());
-  node.first_output = first;
-  node.needs_grad = needs;
-  node.where = where;
+  nodes_.emplace_back(Node{.op = op.clone(arena_),
+                           .inputs = inputs,
+                           .input_count = static_cast<std::uint32_t>(in.size()),
+                           .output_count = static_cast<std::uint32_t>(out.size()),
+                           .first_output = first,
+                           .needs_grad = needs,
+                           .where = where});
   for (std::size_t i = 0; i < out.size(); ++i) {
-    const std::uint32_t serial = next_serial_++;
-    out[i].set_ref({id_, first + static_cast<std::uint32_t>(i), serial});
-    values_.emplace_back(
-        kept(keep.outputs, i) ? out[i] : Tensor::abstract(out[i].shape(), out[i].dtype()), index,
-        serial, needs);
+    const TapeRef ref(id_, first + static_cast<std::uint32_t>(i), next_serial_++);
+    values_.emplace_back(out[i], kept(keep.outputs, i), index, ref, needs);
+    out[i].set_ref(ref);
   }
 }
 
@@ -252,8 +257,8 @@ void Tape::rewind(const Mark& mark) {
 }
 
 std::uint32_t Tape::value_of(const Tensor& tensor, const char* what) const {
-  if (owns(tensor)) return tensor.ref().value;
-  const bool other = tensor.ref().tape != 0;
+  if (owns(tensor)) return tensor.ref().value();
+  const bool other = tensor.ref().tape() != 0;
   fail("tape",
        fmt::format("{} {} was {} this tape", what, to_string(tensor),
                    other ? "recorded on another tape than" : "not recorded on"),
@@ -263,17 +268,29 @@ std::uint32_t Tape::value_of(const Tensor& tensor, const char* what) const {
 
 namespace {
 
-// Room for the arguments of one vjp: on the stack, but for the rare op with many tensors.
-template <class T, std::size_t usual = 6>
+// Room for the arguments of one vjp: on the stack, but for the rare op with many tensors. Only as
+// many as are needed are made.
+template <class T, std::size_t usual>
 class Scratch {
  public:
-  explicit Scratch(std::size_t size) : many_(size > usual ? new T[size]() : nullptr), size_(size) {}
-  T& operator[](std::size_t i) { return many_ ? many_[i] : few_[i]; }
-  std::span<T> span() { return {many_ ? many_.get() : few_, size_}; }
+  explicit Scratch(std::size_t size) : size_(size) {
+    if (size > usual) [[unlikely]]
+      data_ = CachedAllocator<T>().allocate(size);
+    std::uninitialized_value_construct_n(data_, size);
+  }
+  ~Scratch() {
+    std::destroy_n(data_, size_);
+    if (size_ > usual) [[unlikely]]
+      CachedAllocator<T>().deallocate(data_, size_);
+  }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+
+  T* data() { return data_; }
 
  private:
-  T few_[usual];
-  std::unique_ptr<T[]> many_;
+  alignas(T) std::byte few_[usual * sizeof(T)];
+  T* data_ = reinterpret_cast<T*>(few_);
   std::size_t size_;
 };
 
@@ -291,24 +308,26 @@ void Tape::step_back(Node& node, Grads& grads, bool last) {
     fail("tape", fmt::format("'{}' was walked back through already", node.op->name()), node.where,
          "Pass {.retain = true} to the first backward()");
 
-  Scratch<const Tensor*> inputs(node.input_count), outputs(node.output_count),
-      gradients(node.output_count);
-  Scratch<bool> needed(node.input_count);
-  Scratch<Tensor, 3> results(node.input_count);
-  for (std::size_t i = 0; i < node.input_count; ++i) {
+  const std::size_t in = node.input_count, out = node.output_count;
+  Scratch<const Tensor*, 12> tensors(in + 2 * out);
+  Scratch<bool, 12> needed(in);
+  Scratch<Tensor, 3> results(in);
+  const Tensor **const inputs = tensors.data(), **const outputs = inputs + in,
+                       **const gradients = outputs + out;
+  for (std::size_t i = 0; i < in; ++i) {
     const Value& value = values_[node.inputs[i]];
     inputs[i] = &value.tensor;
-    needed[i] = value.needs_grad;
+    needed.data()[i] = value.needs_grad;
   }
-  for (std::size_t i = 0; i < node.output_count; ++i) {
+  for (std::size_t i = 0; i < out; ++i) {
     outputs[i] = &values_[node.first_output + i].tensor;
     gradients[i] = &output_grads[i];
   }
-  Vjp v{.inputs = Args(inputs.span()),
-        .outputs = Args(outputs.span()),
-        .grads = Args(gradients.span()),
-        .needed = needed.span(),
-        .result = results.span(),
+  Vjp v{.inputs = Args({inputs, in}),
+        .outputs = Args({outputs, out}),
+        .grads = Args({gradients, out}),
+        .needed = {needed.data(), in},
+        .result = {results.data(), in},
         .last = last};
   try {
     node.op->vjp(v);
@@ -317,7 +336,7 @@ void Tape::step_back(Node& node, Grads& grads, bool last) {
     throw MemoryError(error, fmt::format("{}, backward", node.op->name()), shapes_of(v.inputs),
                       node.where);
   }
-  for (std::size_t i = 0; i < node.output_count; ++i) output_grads[i] = {};
+  for (std::size_t i = 0; i < out; ++i) output_grads[i].reset();
   take_gradients(node, v, grads);
 }
 
@@ -414,7 +433,7 @@ std::vector<Tensor> Tape::gradient(std::span<const Tensor> outputs, std::span<co
     const Tensor seed = options.seeds.empty()
                             ? Tensor::full(outputs[i].shape(), 1.0, outputs[i].dtype())
                             : options.seeds[i];
-    Tensor& grad = grads[outputs[i].ref().value];
+    Tensor& grad = grads[outputs[i].ref().value()];
     if (grad.defined()) {
       accumulate_into(grad, seed);
     } else {
@@ -427,11 +446,13 @@ std::vector<Tensor> Tape::gradient(std::span<const Tensor> outputs, std::span<co
   std::size_t above = values_[last].producer + 1;
   std::vector<std::size_t> order(wrt.size());
   for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
-  std::sort(order.begin(), order.end(),
-            [&](std::size_t a, std::size_t b) { return wrt[a].ref().value > wrt[b].ref().value; });
+  std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+    return wrt[a].ref().value() > wrt[b].ref().value();
+  });
   for (std::size_t i : order) {
-    const std::uint32_t value = wrt[i].ref().value;
-    while (above > values_[value].producer + 1u) step_back(nodes_[--above], grads, false);
+    const std::uint32_t value = wrt[i].ref().value();
+    const std::size_t down_to = values_[value].producer + std::size_t{1};
+    while (above > down_to) step_back(nodes_[--above], grads, false);
     result[i] = grads[value];
     if (!result[i].defined() && options.zeros)
       result[i] = Tensor::zeros(wrt[i].shape(), wrt[i].dtype());

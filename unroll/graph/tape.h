@@ -2,6 +2,7 @@
 
 #include <unroll/graph/arena.h>
 #include <unroll/graph/chunked.h>
+#include <unroll/graph/draw.h>
 #include <unroll/graph/op.h>
 #include <unroll/graph/parameter.h>
 #include <unroll/graph/threads.h>
@@ -26,7 +27,7 @@ struct Node {
   std::uint32_t first_output = 0;  ///< ids of the outputs follow each other
   bool needs_grad = false;
   bool consumed = false;
-  Where where;
+  Where where = {};
 };
 
 /// What a node gave, or a constant that one read.
@@ -37,6 +38,17 @@ struct Value {
   std::uint32_t producer = constant;
   std::uint32_t serial = 0;
   bool needs_grad = false;
+
+  /// `kept`: some vjp reads the tensor's data.
+  Value(const Tensor& of, bool kept)
+      : tensor(kept ? Tensor(of) : Tensor::abstract(of.shape(), of.dtype())) {}
+  Value(const Tensor& of, bool kept, std::uint32_t node, const TapeRef& ref, bool needs)
+      : Value(of, kept) {
+    producer = node;
+    serial = ref.serial();
+    needs_grad = needs;
+    tensor.set_ref(ref);
+  }
 };
 
 /// Records what runs while it lives, in order, and walks it backwards. The innermost live tape of
@@ -110,13 +122,11 @@ class Tape {
   std::size_t value_count() const { return values_.size(); }
   const Value& value(std::uint32_t id) const { return values_[id]; }
   /// Is this tensor a value of this tape?
-  bool owns(const Tensor& tensor) const {
-    const TapeRef& ref = tensor.ref();
-    return ref.tape == id_ && ref.value < values_.size() && values_[ref.value].serial == ref.serial;
-  }
+  bool owns(const Tensor& tensor) const { return find(tensor) != nullptr; }
   /// Does a gradient flow to this tensor on this tape?
   bool needs_grad(const Tensor& tensor) const {
-    return owns(tensor) && values_[tensor.ref().value].needs_grad;
+    const Value* const value = find(tensor);
+    return value != nullptr && value->needs_grad;
   }
 
   /// Used by apply() and by Parameter.
@@ -127,11 +137,25 @@ class Tape {
   /// A program is made of it: what its walk back records is not differentiated again, so that a
   /// vjp need not be.
   bool traces() const { return options_.trace; }
+  /// Remembers numbers that a traced op draws, for redraw(); used by Generator::draw().
+  const RandomPosition* redraw(std::shared_ptr<RandomPosition> generator, std::uint64_t count);
+  /// Draws anew for every traced op that does.
+  void redraw() {
+    for (const auto& one : redraws_) one->run();
+  }
+  bool draws() const { return !redraws_.empty(); }
 
  private:
   friend class NoGrad;
   using Grads = CachedVector<Tensor>;
 
+  /// The value that a tensor is, or nullptr for one that is none of this tape's.
+  const Value* find(const Tensor& tensor) const {
+    const TapeRef& ref = tensor.ref();
+    if (ref.tape() != id_ || ref.value() >= values_.size()) return nullptr;
+    const Value* const value = &values_[ref.value()];
+    return value->serial == ref.serial() ? value : nullptr;
+  }
   std::uint32_t input_value(const Tensor& tensor, bool kept);
   std::uint32_t foreign_leaf(const Tensor& value);
   std::uint32_t value_of(const Tensor& tensor, const char* what) const;
@@ -153,6 +177,7 @@ class Tape {
   Chunked<Node> nodes_;
   Chunked<Value> values_;
   CachedVector<std::uint32_t> leaves_;  // nodes of parameters
+  std::vector<std::unique_ptr<Redraw>> redraws_;
   // The latest leaf of a parameter, and the version of its value there.
   struct Leaf {
     std::uint32_t node;

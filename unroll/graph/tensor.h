@@ -14,10 +14,28 @@
 namespace unroll {
 
 /// Where on which tape a tensor was recorded; a default one means "a constant".
-struct TapeRef {
-  std::uint64_t tape = 0;
-  std::uint32_t value = 0;
-  std::uint32_t serial = 0;  ///< tells values apart that had one place, before and after a rewind
+class TapeRef {
+ public:
+  TapeRef() = default;
+  TapeRef(std::uint64_t tape, std::uint32_t value, std::uint32_t serial)
+      : tape_(tape), place_(std::uint64_t{serial} << 32 | value) {}
+  // Word by word, as they are written: a load of both would wait for two stores to end, at every
+  // recorded op. For the same reason value and serial are one word.
+  TapeRef(const TapeRef& other) : tape_(other.tape_), place_(other.place_) {}
+  // NOLINTNEXTLINE(bugprone-unhandled-self-assignment): copying a word onto itself is harmless
+  TapeRef& operator=(const TapeRef& other) {
+    tape_ = other.tape_;
+    place_ = other.place_;
+    return *this;
+  }
+
+  std::uint64_t tape() const { return tape_; }
+  std::uint32_t value() const { return static_cast<std::uint32_t>(place_); }
+  /// Tells values apart that had one place, before and after a rewind.
+  std::uint32_t serial() const { return static_cast<std::uint32_t>(place_ >> 32); }
+
+ private:
+  std::uint64_t tape_ = 0, place_ = 0;
 };
 
 /// An immutable handle on a row-major array in a shared buffer. Copying a Tensor copies the
@@ -42,13 +60,15 @@ class Tensor {
         ref_(other.ref_),
         dtype_(other.dtype_),
         defined_(std::exchange(other.defined_, false)) {}
-  Tensor& operator=(Tensor other) noexcept {
-    std::swap(buffer_, other.buffer_);
-    std::swap(data_, other.data_);
+  Tensor& operator=(const Tensor& other) { return *this = Tensor(other); }
+  Tensor& operator=(Tensor&& other) noexcept {
+    Buffer* const before = std::exchange(buffer_, std::exchange(other.buffer_, nullptr));
+    data_ = std::exchange(other.data_, nullptr);
     shape_ = other.shape_;
     ref_ = other.ref_;
     dtype_ = other.dtype_;
-    defined_ = other.defined_;
+    defined_ = std::exchange(other.defined_, false);
+    if (before != nullptr) before->release();
     return *this;
   }
   ~Tensor() {
@@ -141,6 +161,12 @@ class Tensor {
   void drop_data() {
     if (buffer_ != nullptr) std::exchange(buffer_, nullptr)->release();
     data_ = nullptr;
+  }
+
+  /// Becomes undefined.
+  void reset() {
+    drop_data();
+    defined_ = false;
   }
 
   /// No other handle refers to the buffer.

@@ -30,7 +30,7 @@ struct Layout {
   bool causal = false;
   std::int64_t window = 0;
   double dropout = 0;
-  std::uint64_t seed = 0, first = 0;
+  Draw drawn;
 
   bool time_major() const { return heads != 0; }
   std::size_t inputs() const { return tensors + (has_lengths ? 1u : 0u) + (has_mask ? 1u : 0u); }
@@ -118,8 +118,8 @@ struct Layout {
             .window = window,
             .scale = 1.0 / std::sqrt(static_cast<double>(q[3])),
             .dropout = dropout,
-            .seed = seed,
-            .first = first};
+            .seed = drawn.position().seed,
+            .first = drawn.position().next};
   }
 
   // Strides of data that begins at q's, k's or v's.
@@ -245,8 +245,9 @@ struct Attention : OpRecord<Attention> {
   void plain_vjp(Vjp& v) const {
     const Where where = Where::current();
     const std::size_t n = layout.tensors;
-    Generator generator(layout.seed);
-    generator.seek(layout.first);
+    const RandomPosition& drawn = layout.drawn.position();
+    Generator generator(drawn.seed);
+    generator.seek(drawn.next);
     AttentionOptions options{.causal = layout.causal,
                              .window = layout.window,
                              .dropout = layout.dropout,
@@ -335,9 +336,8 @@ AttentionOutput run(std::array<Columns, 3> columns, std::int64_t heads,
   if (options.dropout > 0) {
     const detail::AttentionRules r = layout.rules(in);
     layout.dropout = options.dropout;
-    layout.seed = options.generator->seed();
-    layout.first = options.generator->reserve(
-        static_cast<std::uint64_t>(r.batch * r.heads * r.queries * r.keys));
+    layout.drawn =
+        options.generator->draw(static_cast<std::uint64_t>(r.batch * r.heads * r.queries * r.keys));
   }
   std::array<Tensor, 2> results;
   apply(Attention(layout), in, results, where);

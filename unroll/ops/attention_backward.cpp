@@ -1,6 +1,9 @@
 #include <unroll/graph/threads.h>
 #include <unroll/ops/attention_block.h>
 
+#include <array>
+#include <span>
+
 namespace unroll::detail {
 namespace {
 
@@ -14,37 +17,44 @@ struct KeySide {
   std::int64_t k_step = 0, v_step = 0, dk_step = 0, dv_step = 0;
 };
 
-/// Memory of one block of queries.
+/// Memory of one block of queries; those that go together share what is of a tile.
 template <class T>
 struct Backward {
   static constexpr std::int64_t most = QueryBlock<T>::most, tile = QueryBlock<T>::tile;
-  std::int64_t wide;       ///< D rounded up to whole vectors
-  T *q_turned, *g_turned;  ///< [D, most]: queries and gradients of results
-  T *q, *g;                ///< [most, wide]: the same
-  T* dq;                   ///< [D, most]
-  T *weights, *scores;     ///< [tile, most]: weights, and gradients of scores
-  T* factors;              ///< [tile, most], of dropout
-  T *log_sums, *dots;      ///< [most]: of a query, and the product of its result and gradient
+  std::int64_t wide = 0;                       ///< D rounded up to whole vectors
+  T *q_turned = nullptr, *g_turned = nullptr;  ///< [D, most]: queries, gradients of results
+  T *q = nullptr, *g = nullptr;                ///< [most, wide]: the same
+  T* dq = nullptr;                             ///< [D, most]
+  T *log_sums = nullptr, *dots = nullptr;   ///< [most]: of a query; its result times its gradient
+  T *weights = nullptr, *scores = nullptr;  ///< [tile, most]: weights, and gradients of scores
+  T* factors = nullptr;                     ///< [tile, most], of dropout
 
   static std::int64_t rounded(std::int64_t size) {
     constexpr std::int64_t lanes = QueryBlock<T>::lanes;
     return (size + lanes - 1) / lanes * lanes;
   }
-  static std::int64_t elements(std::int64_t size) {
-    return (3 * size + 2 * rounded(size) + 3 * tile + 2) * most;
+  /// Elements of scratch for so many blocks, and in how many pieces.
+  static std::int64_t elements(std::int64_t size, std::int64_t blocks) {
+    return (blocks * (3 * size + 2 * rounded(size) + 2) + 3 * tile) * most;
   }
-  Backward(TileScratch<T>& scratch, std::int64_t size)
-      : wide(rounded(size)),
-        q_turned(scratch.take(size * most)),
-        g_turned(scratch.take(size * most)),
-        q(scratch.take(most * wide)),
-        g(scratch.take(most * wide)),
-        dq(scratch.take(size * most)),
-        weights(scratch.take(tile * most)),
-        scores(scratch.take(tile * most)),
-        factors(scratch.take(tile * most)),
-        log_sums(scratch.take(most)),
-        dots(scratch.take(most)) {}
+  static std::int64_t pieces(std::int64_t blocks) { return blocks * 7 + 3; }
+  static void take(TileScratch<T>& scratch, std::int64_t size, std::span<Backward> blocks) {
+    const std::int64_t wide = rounded(size);
+    T *weights = scratch.take(tile * most), *scores = scratch.take(tile * most),
+      *factors = scratch.take(tile * most);
+    for (Backward& one : blocks)
+      one = {.wide = wide,
+             .q_turned = scratch.take(size * most),
+             .g_turned = scratch.take(size * most),
+             .q = scratch.take(most * wide),
+             .g = scratch.take(most * wide),
+             .dq = scratch.take(size * most),
+             .log_sums = scratch.take(most),
+             .dots = scratch.take(most),
+             .weights = weights,
+             .scores = scores,
+             .factors = factors};
+  }
 };
 
 template <class T>
@@ -123,64 +133,61 @@ UNROLL_FLATTEN void finish(const QueryBlock<T>& block, const Backward<T>& m,
   block.write_rows(m.q, m.wide, dq);
 }
 
+/// What a tile of keys adds to the gradients of a block's queries, and gets from these.
 template <class T>
-void run_block(const QueryBlock<T>& block, const AttentionResults<T>& results,
-               const KeySide<T>& side, const Backward<T>& m, const HeadRows<T>& dq) {
+void add_tile(const QueryBlock<T>& block, std::int64_t begin, std::int64_t end,
+              const KeySide<T>& side, const Backward<T>& m) {
   constexpr std::int64_t lanes = QueryBlock<T>::lanes, most = QueryBlock<T>::most;
   const std::int64_t size = block.rules.size;
-  start(block, results, m);
-  block.for_tiles([&](std::int64_t begin, std::int64_t end) {
-    block.for_strips(begin, end, [&](const KeyStrip& s) {
-      const std::int64_t at = (s.begin - begin) * most + s.first * lanes;
-      TileProduct<T> product{.rows = s.end - s.begin,
-                             .depth = size,
-                             .vectors = s.last - s.first,
-                             .a = side.k + s.begin * side.k_step,
-                             .a_step = side.k_step,
-                             .b = m.q_turned + s.first * lanes,
-                             .b_step = most,
-                             .c = m.weights + at,
-                             .c_step = most};
-      multiply(product);
-      product.a = side.v + s.begin * side.v_step;
-      product.a_step = side.v_step;
-      product.b = m.g_turned + s.first * lanes;
-      product.c = m.scores + at;
-      multiply(product);
-    });
-    derive(block, begin, end, m);
-    block.for_strips(begin, end, [&](const KeyStrip& s) {
-      const std::int64_t at = (s.begin - begin) * most + s.first * lanes;
-      TileProduct<T> product{.rows = s.end - s.begin,
-                             .depth = (s.last - s.first) * lanes,
-                             .vectors = m.wide / lanes,
-                             .a = m.weights + at,
-                             .a_step = most,
-                             .b = m.g + s.first * lanes * m.wide,
-                             .b_step = m.wide,
-                             .c = side.dv + s.begin * side.dv_step,
-                             .c_step = side.dv_step,
-                             .add = true};
-      multiply(product);
-      product.a = m.scores + at;
-      product.b = m.q + s.first * lanes * m.wide;
-      product.c = side.dk + s.begin * side.dk_step;
-      product.c_step = side.dk_step;
-      multiply(product);
-      multiply<T>({.rows = size,
-                   .depth = s.end - s.begin,
-                   .vectors = s.last - s.first,
-                   .a = side.k + s.begin * side.k_step,
-                   .a_step = side.k_step,
-                   .across = true,
-                   .b = m.scores + at,
-                   .b_step = most,
-                   .c = m.dq + s.first * lanes,
-                   .c_step = most,
-                   .add = true});
-    });
+  block.for_strips(begin, end, [&](const KeyStrip& s) {
+    const std::int64_t at = (s.begin - begin) * most + s.first * lanes;
+    TileProduct<T> product{.rows = s.end - s.begin,
+                           .depth = size,
+                           .vectors = s.last - s.first,
+                           .a = side.k + s.begin * side.k_step,
+                           .a_step = side.k_step,
+                           .b = m.q_turned + s.first * lanes,
+                           .b_step = most,
+                           .c = m.weights + at,
+                           .c_step = most};
+    multiply(product);
+    product.a = side.v + s.begin * side.v_step;
+    product.a_step = side.v_step;
+    product.b = m.g_turned + s.first * lanes;
+    product.c = m.scores + at;
+    multiply(product);
   });
-  finish(block, m, dq);
+  derive(block, begin, end, m);
+  block.for_strips(begin, end, [&](const KeyStrip& s) {
+    const std::int64_t at = (s.begin - begin) * most + s.first * lanes;
+    TileProduct<T> product{.rows = s.end - s.begin,
+                           .depth = (s.last - s.first) * lanes,
+                           .vectors = m.wide / lanes,
+                           .a = m.weights + at,
+                           .a_step = most,
+                           .b = m.g + s.first * lanes * m.wide,
+                           .b_step = m.wide,
+                           .c = side.dv + s.begin * side.dv_step,
+                           .c_step = side.dv_step,
+                           .add = true};
+    multiply(product);
+    product.a = m.scores + at;
+    product.b = m.q + s.first * lanes * m.wide;
+    product.c = side.dk + s.begin * side.dk_step;
+    product.c_step = side.dk_step;
+    multiply(product);
+    multiply<T>({.rows = size,
+                 .depth = s.end - s.begin,
+                 .vectors = s.last - s.first,
+                 .a = side.k + s.begin * side.k_step,
+                 .a_step = side.k_step,
+                 .across = true,
+                 .b = m.scores + at,
+                 .b_step = most,
+                 .c = m.dq + s.first * lanes,
+                 .c_step = most,
+                 .add = true});
+  });
 }
 
 template <class T>
@@ -188,6 +195,7 @@ void run(const AttentionRules& r, const AttentionInputs<T>& in, const AttentionR
          const AttentionGrads<T>& grads) {
   constexpr std::int64_t most = QueryBlock<T>::most;
   const std::int64_t blocks = (r.queries + most - 1) / most, group = r.heads / r.kv_heads;
+  const std::int64_t together = std::min(blocks, blocks_together);
   const double work =
       static_cast<double>(r.batch * r.heads * r.queries * r.keys) * static_cast<double>(r.size) / 3;
   // The gradients of a key-value head grow from block to block: one piece has them all.
@@ -198,9 +206,11 @@ void run(const AttentionRules& r, const AttentionInputs<T>& in, const AttentionR
     const auto apart = [&](std::int64_t step) { return step != r.size || wide != r.size; };
     const bool copies[] = {apart(in.k.time), apart(in.v.time), apart(grads.k.time),
                            apart(grads.v.time)};
-    TileScratch<T> scratch(Backward<T>::elements(r.size) +
-                           std::count(std::begin(copies), std::end(copies), true) * all);
-    const Backward<T> memory(scratch, r.size);
+    TileScratch<T> scratch(Backward<T>::elements(r.size, together) +
+                               std::count(std::begin(copies), std::end(copies), true) * all,
+                           Backward<T>::pieces(together) + 4);
+    std::array<Backward<T>, blocks_together> memory;
+    Backward<T>::take(scratch, r.size, std::span(memory).first(together));
     KeySide<T> side{in.k.at(b, kv), in.v.at(b, kv), grads.k.at(b, kv), grads.v.at(b, kv),
                     in.k.time,      in.v.time,      grads.k.time,      grads.v.time};
     const auto copy = [&](const T*& rows, std::int64_t& step) {
@@ -217,11 +227,19 @@ void run(const AttentionRules& r, const AttentionInputs<T>& in, const AttentionR
     if (copies[3]) instead(side.dv, side.dv_step);
     std::fill_n(side.dk, all, T(0));
     std::fill_n(side.dv, all, T(0));
-    for (std::int64_t g = 0; g < group; ++g)
-      for (std::int64_t i = 0; i < blocks; ++i)
-        run_block(
-            QueryBlock<T>{r, in, b, kv * group + g, i * most, std::min(most, r.queries - i * most)},
-            results, side, memory, grads.q);
+    for (std::int64_t h = kv * group; h < (kv + 1) * group; ++h)
+      for (std::int64_t first = 0; first < blocks; first += together) {
+        const std::int64_t count = std::min(together, blocks - first);
+        const auto block = [&](std::int64_t i) {
+          const std::int64_t query = (first + i) * most;
+          return QueryBlock<T>{r, in, b, h, query, std::min(most, r.queries - query)};
+        };
+        for (std::int64_t i = 0; i < count; ++i) start(block(i), results, memory[i]);
+        for_tiles(count, block, [&](std::int64_t i, std::int64_t begin, std::int64_t end) {
+          add_tile(block(i), begin, end, side, memory[i]);
+        });
+        for (std::int64_t i = 0; i < count; ++i) finish(block(i), memory[i], grads.q);
+      }
     const auto write = [&](const T* rows, const HeadRows<T>& to) {
       for (std::int64_t t = 0; t < r.keys; ++t)
         std::copy_n(rows + t * wide, r.size, to.at(b, kv) + t * to.time);
@@ -231,16 +249,21 @@ void run(const AttentionRules& r, const AttentionInputs<T>& in, const AttentionR
   });
 }
 
+template <class T>
+std::int64_t workspace(const AttentionRules& r, bool apart) {
+  const std::int64_t wide = Backward<T>::rounded(r.size),
+                     blocks = (r.queries + QueryBlock<T>::most - 1) / QueryBlock<T>::most,
+                     together = std::min(blocks, blocks_together);
+  const std::int64_t copies = apart || wide != r.size ? 4 * r.keys * wide : 0;
+  return TileScratch<T>::with_gaps(Backward<T>::elements(r.size, together) + copies,
+                                   Backward<T>::pieces(together) + 4);
+}
+
 }  // namespace
 
 std::size_t attend_backward_workspace(const AttentionRules& r, bool apart, std::size_t element) {
-  const bool single = element == sizeof(float);
-  const std::int64_t wide =
-      single ? Backward<float>::rounded(r.size) : Backward<double>::rounded(r.size);
-  const std::int64_t tiles =
-      single ? Backward<float>::elements(r.size) : Backward<double>::elements(r.size);
-  const std::int64_t copies = apart || wide != r.size ? 4 * r.keys * wide : 0;
-  return static_cast<std::size_t>(tiles + copies) * element;
+  return element * static_cast<std::size_t>(element == sizeof(float) ? workspace<float>(r, apart)
+                                                                     : workspace<double>(r, apart));
 }
 
 void attend_backward(const AttentionRules& rules, const AttentionInputs<float>& in,

@@ -4,8 +4,8 @@
 
 #include <unroll/graph/tensor.h>
 #include <unroll/ops/attention_kernels.h>
-#include <unroll/ops/attention_tiles.h>
 #include <unroll/ops/philox.h>
+#include <unroll/ops/tiles.h>
 
 #include <cmath>
 
@@ -49,12 +49,6 @@ struct QueryBlock {
   void write_rows(const T* rows, std::int64_t wide, const HeadRows<T>& to) const {
     for (std::int64_t i = 0; i < count; ++i)
       std::copy_n(rows + i * wide, rules.size, to.at(b, h) + (first + i) * to.time);
-  }
-
-  /// Runs f(begin, end) for the tiles of keys that some query sees.
-  template <class F>
-  void for_tiles(const F& f) const {
-    for (std::int64_t k = begin(); k < end(); k += tile) f(k, std::min(k + tile, end()));
   }
 
   /// Runs f(strip) for the strips of a tile.
@@ -148,13 +142,34 @@ struct QueryBlock {
   }
 };
 
+/// Blocks that follow each other and go through the keys together: what is read of a tile of keys
+/// serves them all before it leaves the cache.
+inline constexpr std::int64_t blocks_together = 4;
+
+/// Runs f(i, begin, end) for the tiles of keys that queries of block(i) see, i < count; all blocks
+/// of a tile one after the other.
+template <class B, class F>
+void for_tiles(std::int64_t count, const B& block, const F& f) {
+  constexpr std::int64_t tile = decltype(block(0))::tile;
+  const std::int64_t end = block(count - 1).end();
+  for (std::int64_t k = block(0).begin(); k < end; k += tile)
+    for (std::int64_t i = 0; i < count; ++i) {
+      const auto one = block(i);
+      const std::int64_t from = std::max(k, one.begin()), to = std::min(k + tile, one.end());
+      if (from < to) f(i, from, to);
+    }
+}
+
 /// One buffer, handed out in pieces.
 template <class T>
 class TileScratch {
  public:
-  explicit TileScratch(std::int64_t elements)
-      : memory_(Tensor::empty({elements + slack}, dtype_of<T>())),
+  TileScratch(std::int64_t elements, std::int64_t pieces)
+      : memory_(Tensor::empty({with_gaps(elements, pieces)}, dtype_of<T>())),
         next_(memory_.mutable_ptr<T>()) {}
+  static constexpr std::int64_t with_gaps(std::int64_t elements, std::int64_t pieces) {
+    return elements + pieces * (gap + 16);
+  }
   T* take(std::int64_t elements) {
     T* piece = next_;
     next_ += (elements + 15) / 16 * 16 + gap;
@@ -164,7 +179,6 @@ class TileScratch {
  private:
   // Pieces whose addresses differ by a multiple of 4096 make loads wait for stores to each other.
   static constexpr std::int64_t gap = 80;
-  static constexpr std::int64_t slack = 16 * (gap + 16);  // for as many pieces
   Tensor memory_;
   T* next_;
 };

@@ -1,27 +1,38 @@
 #include <unroll/graph/threads.h>
 #include <unroll/ops/attention_block.h>
 
+#include <array>
+#include <span>
+
 namespace unroll::detail {
 namespace {
 
 constexpr double log2_e = 1.4426950408889634;
 
-/// Memory of one block of queries.
+/// Memory of one block of queries; those that go together share scores and factors.
 template <class T>
 struct Forward {
   static constexpr std::int64_t most = QueryBlock<T>::most, tile = QueryBlock<T>::tile;
-  T *q, *out;    ///< [D, most]: queries and results, turned
-  T* scores;     ///< [tile, most], then weights
-  T* factors;    ///< [tile, most], of dropout
-  T *top, *sum;  ///< [most]: the largest score so far, and the sum of powers
-  static std::int64_t elements(std::int64_t size) { return (2 * size + 2 * tile + 2) * most; }
-  Forward(TileScratch<T>& scratch, std::int64_t size)
-      : q(scratch.take(size * most)),
-        out(scratch.take(size * most)),
-        scores(scratch.take(tile * most)),
-        factors(scratch.take(tile * most)),
-        top(scratch.take(most)),
-        sum(scratch.take(most)) {}
+  T *q = nullptr, *out = nullptr;    ///< [D, most]: queries and results, turned
+  T *top = nullptr, *sum = nullptr;  ///< [most]: the largest score so far, and the sum of powers
+  T* scores = nullptr;               ///< [tile, most], then weights
+  T* factors = nullptr;              ///< [tile, most], of dropout
+
+  /// Elements of scratch for so many blocks, and in how many pieces.
+  static std::int64_t elements(std::int64_t size, std::int64_t blocks) {
+    return (blocks * (2 * size + 2) + 2 * tile) * most;
+  }
+  static std::int64_t pieces(std::int64_t blocks) { return blocks * 4 + 2; }
+  static void take(TileScratch<T>& scratch, std::int64_t size, std::span<Forward> blocks) {
+    T *scores = scratch.take(tile * most), *factors = scratch.take(tile * most);
+    for (Forward& one : blocks)
+      one = {scratch.take(size * most),
+             scratch.take(size * most),
+             scratch.take(most),
+             scratch.take(most),
+             scores,
+             factors};
+  }
 };
 
 /// Scores become powers of two below the largest one so far, to which earlier results adapt.
@@ -124,60 +135,73 @@ UNROLL_FLATTEN void finish(const QueryBlock<T>& block, const Forward<T>& m, cons
   block.write_rows(m.q, r.size, out);
 }
 
+/// What a tile of keys adds to the results of a block.
 template <class T>
-void run_block(const QueryBlock<T>& block, const T* k, std::int64_t k_step, const T* v,
-               std::int64_t v_step, const Forward<T>& m, const HeadRows<T>& out, T* log_sums) {
+void add_tile(const QueryBlock<T>& block, std::int64_t begin, std::int64_t end, const T* k,
+              std::int64_t k_step, const T* v, std::int64_t v_step, const Forward<T>& m) {
   constexpr std::int64_t lanes = QueryBlock<T>::lanes, most = QueryBlock<T>::most;
   const std::int64_t size = block.rules.size;
-  start(block, m);
-  block.for_tiles([&](std::int64_t begin, std::int64_t end) {
-    block.for_strips(begin, end, [&](const KeyStrip& s) {
-      multiply<T>({.rows = s.end - s.begin,
-                   .depth = size,
-                   .vectors = s.last - s.first,
-                   .a = k + s.begin * k_step,
-                   .a_step = k_step,
-                   .b = m.q + s.first * lanes,
-                   .b_step = most,
-                   .c = m.scores + (s.begin - begin) * most + s.first * lanes,
-                   .c_step = most});
-    });
-    weigh(block, begin, end, m);
-    if (block.rules.dropout > 0) drop(block, begin, end, m);
-    block.for_strips(begin, end, [&](const KeyStrip& s) {
-      multiply<T>({.rows = size,
-                   .depth = s.end - s.begin,
-                   .vectors = s.last - s.first,
-                   .a = v + s.begin * v_step,
-                   .a_step = v_step,
-                   .across = true,
-                   .b = m.scores + (s.begin - begin) * most + s.first * lanes,
-                   .b_step = most,
-                   .c = m.out + s.first * lanes,
-                   .c_step = most,
-                   .add = true});
-    });
+  block.for_strips(begin, end, [&](const KeyStrip& s) {
+    multiply<T>({.rows = s.end - s.begin,
+                 .depth = size,
+                 .vectors = s.last - s.first,
+                 .a = k + s.begin * k_step,
+                 .a_step = k_step,
+                 .b = m.q + s.first * lanes,
+                 .b_step = most,
+                 .c = m.scores + (s.begin - begin) * most + s.first * lanes,
+                 .c_step = most});
   });
-  finish(block, m, out, log_sums);
+  weigh(block, begin, end, m);
+  if (block.rules.dropout > 0) drop(block, begin, end, m);
+  block.for_strips(begin, end, [&](const KeyStrip& s) {
+    multiply<T>({.rows = size,
+                 .depth = s.end - s.begin,
+                 .vectors = s.last - s.first,
+                 .a = v + s.begin * v_step,
+                 .a_step = v_step,
+                 .across = true,
+                 .b = m.scores + (s.begin - begin) * most + s.first * lanes,
+                 .b_step = most,
+                 .c = m.out + s.first * lanes,
+                 .c_step = most,
+                 .add = true});
+  });
 }
+
+/// How the work is dealt out, by the shapes alone.
+template <class T>
+struct Pieces {
+  std::int64_t pairs, blocks;  ///< of a sequence and a key-value head; blocks of queries of a head
+  std::int64_t together;       ///< blocks
+  std::int64_t groups;         ///< of as many blocks
+  std::int64_t each;           ///< pieces of a pair, of every so many groups
+  explicit Pieces(const AttentionRules& r)
+      : pairs(r.batch * r.kv_heads),
+        blocks((r.queries + QueryBlock<T>::most - 1) / QueryBlock<T>::most),
+        // Enough pieces for many threads come first.
+        together(std::clamp<std::int64_t>(blocks * pairs / 16, 1, blocks_together)),
+        groups((blocks + together - 1) / together),
+        each(std::min(groups, std::max<std::int64_t>(1, 16 / std::max<std::int64_t>(1, pairs)))) {}
+};
 
 template <class T>
 void run(const AttentionRules& r, const AttentionInputs<T>& in, HeadRows<T> out, T* log_sums) {
   constexpr std::int64_t most = QueryBlock<T>::most;
   if (r.queries <= 2) return attend_few(r, in, out, log_sums);
-  const std::int64_t blocks = (r.queries + most - 1) / most, group = r.heads / r.kv_heads;
-  // Enough pieces for many threads; each takes every so many blocks, so that causal ones, of which
-  // the later cost more, come to the same.
-  const std::int64_t pairs = r.batch * r.kv_heads;
-  const std::int64_t pieces = std::min(blocks, std::max<std::int64_t>(1, 16 / pairs));
+  const Pieces<T> p(r);
+  const std::int64_t group = r.heads / r.kv_heads;
   const double work =
       static_cast<double>(r.batch * r.heads * r.queries * r.keys) * static_cast<double>(r.size) / 8;
   // Rows far apart fall into few sets of the caches: those used again and again are put together.
-  const bool packs = blocks * group > 1 && (in.k.time != r.size || in.v.time != r.size);
-  parallel_for(pairs * pieces, 1, work, [&](std::int64_t item, std::int64_t) {
-    const std::int64_t pair = item / pieces, b = pair / r.kv_heads, kv = pair % r.kv_heads;
-    TileScratch<T> scratch(Forward<T>::elements(r.size) + (packs ? 2 * r.keys * r.size : 0));
-    const Forward<T> memory(scratch, r.size);
+  const bool packs = p.blocks * group > 1 && (in.k.time != r.size || in.v.time != r.size);
+  parallel_for(p.pairs * p.each, 1, work, [&](std::int64_t item, std::int64_t) {
+    const std::int64_t pair = item / p.each, b = pair / r.kv_heads, kv = pair % r.kv_heads;
+    TileScratch<T> scratch(
+        Forward<T>::elements(r.size, p.together) + (packs ? 2 * r.keys * r.size : 0),
+        Forward<T>::pieces(p.together) + 2);
+    std::array<Forward<T>, blocks_together> memory;
+    Forward<T>::take(scratch, r.size, std::span(memory).first(p.together));
     const T *k = in.k.at(b, kv), *v = in.v.at(b, kv);
     std::int64_t k_step = in.k.time, v_step = in.v.time;
     if (packs) {
@@ -186,22 +210,38 @@ void run(const AttentionRules& r, const AttentionInputs<T>& in, HeadRows<T> out,
       pack_rows(r.keys, r.size, v, v_step, T(1), values, r.size);
       k = keys, v = values, k_step = v_step = r.size;
     }
-    for (std::int64_t g = 0; g < group; ++g)
-      for (std::int64_t i = item % pieces; i < blocks; i += pieces)
-        run_block(
-            QueryBlock<T>{r, in, b, kv * group + g, i * most, std::min(most, r.queries - i * most)},
-            k, k_step, v, v_step, memory, out, log_sums);
+    for (std::int64_t h = kv * group; h < (kv + 1) * group; ++h)
+      // Each takes every so many groups, so that causal ones, of which the later cost more, come to
+      // the same.
+      for (std::int64_t g = item % p.each; g < p.groups; g += p.each) {
+        const std::int64_t first = g * p.together, count = std::min(p.together, p.blocks - first);
+        const auto block = [&](std::int64_t i) {
+          const std::int64_t query = (first + i) * most;
+          return QueryBlock<T>{r, in, b, h, query, std::min(most, r.queries - query)};
+        };
+        for (std::int64_t i = 0; i < count; ++i) start(block(i), memory[i]);
+        for_tiles(count, block, [&](std::int64_t i, std::int64_t begin, std::int64_t end) {
+          add_tile(block(i), begin, end, k, k_step, v, v_step, memory[i]);
+        });
+        for (std::int64_t i = 0; i < count; ++i) finish(block(i), memory[i], out, log_sums);
+      }
   });
+}
+
+template <class T>
+std::int64_t workspace(const AttentionRules& r, bool apart) {
+  if (r.queries <= 2) return 2 * r.keys;
+  const std::int64_t together = Pieces<T>(r).together;
+  return TileScratch<T>::with_gaps(
+      Forward<T>::elements(r.size, together) + (apart ? 2 * r.keys * r.size : 0),
+      Forward<T>::pieces(together) + 2);
 }
 
 }  // namespace
 
 std::size_t attend_workspace(const AttentionRules& r, bool apart, std::size_t element) {
-  if (r.queries <= 2) return static_cast<std::size_t>(2 * r.keys) * element;
-  const std::int64_t packed = apart ? 2 * r.keys * r.size : 0;
-  const std::int64_t tiles = element == sizeof(float) ? Forward<float>::elements(r.size)
-                                                      : Forward<double>::elements(r.size);
-  return static_cast<std::size_t>(tiles + packed) * element;
+  return element * static_cast<std::size_t>(element == sizeof(float) ? workspace<float>(r, apart)
+                                                                     : workspace<double>(r, apart));
 }
 
 void attend(const AttentionRules& rules, const AttentionInputs<float>& in, HeadRows<float> out,

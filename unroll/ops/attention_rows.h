@@ -2,7 +2,7 @@
 
 // One query's attention, vectors along D: what is made of it serves few queries, and streams.
 
-#include <unroll/ops/attention_tiles.h>
+#include <unroll/ops/tiles.h>
 
 #include <algorithm>
 #include <array>

@@ -30,8 +30,8 @@ std::array<Columns, N> chunk(const Tensor& x, Where where = Where::current()) {
 
 /// The same value: the same record on a tape, or the same memory.
 inline bool in_same_tensor(const Tensor& a, const Tensor& b) {
-  if (a.ref().tape != 0 || b.ref().tape != 0)
-    return a.ref().tape == b.ref().tape && a.ref().serial == b.ref().serial;
+  if (a.ref().tape() != 0 || b.ref().tape() != 0)
+    return a.ref().tape() == b.ref().tape() && a.ref().serial() == b.ref().serial();
   return !a.is_abstract() && a.bytes() == b.bytes() && a.shape() == b.shape();
 }
 

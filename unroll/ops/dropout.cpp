@@ -13,10 +13,9 @@ namespace {
 
 // Linear in x, with the same mask forward and back: the record is its own vjp.
 struct Dropout : OpRecord<Dropout> {
-  std::uint64_t seed, first;  // which numbers of the generator's stream
+  Draw drawn;
   double p;
-  Dropout(std::uint64_t of, std::uint64_t position, double probability)
-      : seed(of), first(position), p(probability) {}
+  Dropout(const Draw& draw, double probability) : drawn(draw), p(probability) {}
 
   const char* name() const override { return "dropout"; }
   bool random() const override { return true; }
@@ -32,12 +31,12 @@ struct Dropout : OpRecord<Dropout> {
     static constexpr std::int64_t batch = 256;
     parallel_for(
         n, 16 * batch, 8.0 * static_cast<double>(n),
-        [this, x, y](std::int64_t begin, std::int64_t end) {
+        [this, at = drawn.position(), x, y](std::int64_t begin, std::int64_t end) {
           const auto threshold = static_cast<std::uint32_t>(p * 0x1p32);
           const T scale = static_cast<T>(1 / (1 - p));
           std::uint32_t bits[batch];
           for (std::int64_t i = begin; i < end; i += batch) {
-            simd::philox<batch / 4>(seed, (first + static_cast<std::uint64_t>(i)) / 4, bits);
+            simd::philox<batch / 4>(at.seed, (at.next + static_cast<std::uint64_t>(i)) / 4, bits);
             const std::int64_t count = std::min(batch, end - i);
             for (std::int64_t k = 0; k < count; ++k) {
               const T scaled = x[i + k] * scale;  // read in any case: a loop without branches
@@ -58,7 +57,7 @@ Tensor dropout(const Tensor& x, double p, Generator& generator, bool training, W
          "p is the probability of dropping an element");
   if (!training || p == 0) return x;
   const auto count = static_cast<std::uint64_t>(x.numel());
-  return apply(Dropout(generator.seed(), generator.reserve(count), p), {&x}, where);
+  return apply(Dropout(generator.draw(count), p), {&x}, where);
 }
 
 namespace {

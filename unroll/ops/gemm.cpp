@@ -64,8 +64,8 @@ void run_piece(const Gemm& g, const double* a, const double* b, const double* bi
   detail::gemm_blas(g, a, b, bias, c);
 }
 
-// A piece is worth a thread from about 150 us on.
-constexpr double flops_a_piece = 32e6;
+// A piece is worth a thread from about 100 us on.
+constexpr double flops_a_piece = 24e6;
 
 double flops(const Gemm& g) {
   return 2.0 * static_cast<double>(g.m * g.n * g.batch) * static_cast<double>(g.k);
@@ -204,8 +204,11 @@ void PackedGemm<T>::pack(const T* b) {
 
 template <class T>
 void PackedGemm<T>::run(const T* a, const T* bias, T* c) const {
-  if (form_ == Form::row && panels_.defined())
-    return detail::gemm_row(whole_, a, panels_.ptr<T>(), bias, c);
+  if (form_ == Form::row && panels_.defined()) {
+    // There and back again: what the last row read last is still in the cache.
+    backwards_ = !backwards_;
+    return detail::gemm_row(whole_, a, panels_.ptr<T>(), bias, c, backwards_);
+  }
   if constexpr (std::is_same_v<T, float>)
     if (form_ == Form::small) return detail::gemm_small(whole_, a, panels_.ptr<T>(), bias, c);
   if (pieces_.empty()) return gemm(whole_, a, b_, bias, c);

@@ -62,7 +62,8 @@ class PackedGemm {
   const T* b_ = nullptr;
   enum class Form : std::uint8_t { backend, small, row };  // see gemm_small.h, gemm_row.h
   Form form_ = Form::backend;
-  Tensor panels_;  // of the latter two
+  Tensor panels_;                   // of the latter two
+  mutable bool backwards_ = false;  // the order in which the next row goes through them
   CachedVector<Piece> pieces_;
 };
 

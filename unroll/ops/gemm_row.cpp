@@ -1,5 +1,5 @@
-#include <unroll/ops/attention_tiles.h>
 #include <unroll/ops/gemm_row.h>
+#include <unroll/ops/tiles.h>
 
 namespace unroll::detail {
 namespace {
@@ -15,10 +15,13 @@ constexpr std::int64_t far = std::int64_t{1} << 18, ahead_of_far = 2048;
 
 // f(first column, vectors) for each panel.
 template <class T, class F>
-void over_panels(const Gemm& g, const F& f) {
-  constexpr std::int64_t lanes = lanes_of<T>;
-  for (std::int64_t column = 0; column < g.n; column += most * lanes)
-    f(column, std::min(most, (g.n - column + lanes - 1) / lanes));
+void over_panels(const Gemm& g, bool backwards, const F& f) {
+  constexpr std::int64_t wide = most * lanes_of<T>;
+  const std::int64_t panels = (g.n + wide - 1) / wide;
+  for (std::int64_t i = 0; i < panels; ++i) {
+    const std::int64_t column = (backwards ? panels - 1 - i : i) * wide;
+    f(column, std::min(most, (g.n - column + lanes_of<T> - 1) / lanes_of<T>));
+  }
 }
 
 // A panel of `Vectors` vectors. Where these are few, several rows of B have sums of their own.
@@ -78,7 +81,7 @@ std::int64_t row_panel_size(const Gemm& g) {
 template <class T>
 void pack_row(const Gemm& g, const T* b, T* panels) {
   const std::int64_t ldb = g.ldb != 0 ? g.ldb : (g.transpose_b ? g.k : g.n);
-  over_panels<T>(g, [&](std::int64_t column, std::int64_t vectors) {
+  over_panels<T>(g, false, [&](std::int64_t column, std::int64_t vectors) {
     const std::int64_t wide = vectors * lanes_of<T>, columns = std::min(wide, g.n - column);
     T* const to = panels + column * g.k;
     if (columns < wide) std::fill_n(to, wide * g.k, T(0));
@@ -92,9 +95,9 @@ void pack_row(const Gemm& g, const T* b, T* panels) {
 }
 
 template <class T>
-void gemm_row(const Gemm& g, const T* a, const T* panels, const T* bias, T* c) {
+void gemm_row(const Gemm& g, const T* a, const T* panels, const T* bias, T* c, bool backwards) {
   const T* const start = g.accumulate ? c : bias;
-  over_panels<T>(g, [&](std::int64_t column, std::int64_t vectors) {
+  over_panels<T>(g, backwards, [&](std::int64_t column, std::int64_t vectors) {
     run_panel(vectors, g.k, a, panels + column * g.k, start == nullptr ? nullptr : start + column,
               c + column, g.n - column, g.n * g.k >= far ? ahead_of_far : 0);
   });
@@ -104,7 +107,7 @@ template std::int64_t row_panel_size<float>(const Gemm&);
 template std::int64_t row_panel_size<double>(const Gemm&);
 template void pack_row(const Gemm&, const float*, float*);
 template void pack_row(const Gemm&, const double*, double*);
-template void gemm_row(const Gemm&, const float*, const float*, const float*, float*);
-template void gemm_row(const Gemm&, const double*, const double*, const double*, double*);
+template void gemm_row(const Gemm&, const float*, const float*, const float*, float*, bool);
+template void gemm_row(const Gemm&, const double*, const double*, const double*, double*, bool);
 
 }  // namespace unroll::detail

@@ -19,7 +19,8 @@ std::int64_t row_panel_size(const Gemm& g);
 template <class T>
 void pack_row(const Gemm& g, const T* b, T* panels);
 
+/// `backwards`: the last panel first. The result is the same.
 template <class T>
-void gemm_row(const Gemm& g, const T* a, const T* panels, const T* bias, T* c);
+void gemm_row(const Gemm& g, const T* a, const T* panels, const T* bias, T* c, bool backwards);
 
 }  // namespace unroll::detail

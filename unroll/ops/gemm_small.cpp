@@ -1,5 +1,5 @@
-#include <unroll/ops/attention_tiles.h>
 #include <unroll/ops/gemm_small.h>
+#include <unroll/ops/tiles.h>
 
 namespace unroll::detail {
 namespace {

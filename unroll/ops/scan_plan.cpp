@@ -36,16 +36,16 @@ ScanPlan::ScanPlan(const Cell& cell, const Spec& input, const State& state, cons
   Tape* outer = Tape::current();
   tape_ = std::make_unique<Tape>(Tape::Options{.trace = true});
   const Tensor x = tape_->watch(Tensor::abstract(input.shape, input.dtype));
-  x_ = x.ref().value;
+  x_ = x.ref().value();
   Tensor mask;
   if (masked_) {
     mask = tape_->input(Tensor::abstract({input.shape[0], 1}, input.dtype), false);
-    mask_ = mask.ref().value;
+    mask_ = mask.ref().value();
   }
   State before;
   for (const Tensor& one : state) {
     before.push_back(tape_->watch(Tensor::abstract(one.shape(), one.dtype())));
-    states_in_.push_back(before.back().ref().value);
+    states_in_.push_back(before.back().ref().value());
   }
   Output step = cell(x, before);
   check_state(state, step.state, where);
@@ -61,7 +61,7 @@ ScanPlan::ScanPlan(const Cell& cell, const Spec& input, const State& state, cons
            fmt::format("the cell's {} {} does not depend on its input or state", what,
                        to_string(tensor)),
            where);
-    return tensor.ref().value;
+    return tensor.ref().value();
   };
   output_ = value_of(step.output, "output");
   for (const Tensor& one : step.state) states_out_.push_back(value_of(one, "state"));
@@ -101,7 +101,7 @@ void ScanPlan::trace_back(const Tape& outer, bool needs_x) {
     const Tensor& of = tensor_of(value);
     outputs.push_back(of);
     seeds.push_back(tape_->input(Tensor::abstract(of.shape(), of.dtype()), false));
-    return seeds.back().ref().value;
+    return seeds.back().ref().value();
   };
   output_seed_ = seed(output_);
   for (std::uint32_t value : states_out_) state_seeds_.push_back(seed(value));
@@ -116,7 +116,7 @@ void ScanPlan::trace_back(const Tape& outer, bool needs_x) {
   const std::vector<Tensor> grads =
       tape_->gradient(outputs, wrt, {.create_graph = true, .seeds = seeds, .zeros = false});
   const auto value_of = [&](const Tensor& grad) {
-    return grad.defined() && tape_->owns(grad) ? grad.ref().value : none;
+    return grad.defined() && tape_->owns(grad) ? grad.ref().value() : none;
   };
   x_grad_ = needs_x ? value_of(grads[0]) : none;
   for (std::size_t k = 0; k < states(); ++k) state_grads_.push_back(value_of(grads[1 + k]));

@@ -1,5 +1,5 @@
 #include <fmt/format.h>
-#include <unroll/graph/tape.h>
+#include <unroll/ops/kept_states.h>
 #include <unroll/ops/samples.h>
 #include <unroll/ops/selective_scan.h>
 #include <unroll/ops/selective_scan_kernels.h>
@@ -134,20 +134,7 @@ struct SelectiveScan : OpRecord<SelectiveScan> {
     return static_cast<std::size_t>(in[2].numel() * size_of(in[2].dtype()));
   }
   Keep keep() const override { return {.inputs = 0b111111, .outputs = 0b100}; }
-  void vjp(Vjp& v) const override {
-    if (!v.grads[0].defined() && !v.grads[1].defined()) return;
-    const Tensor gy = v.grad(0);
-    const Tensor* in[9];
-    for (std::size_t i = 0; i < 6; ++i) in[i] = &v.inputs[i];
-    in[6] = &v.outputs[2];
-    in[7] = &gy;
-    in[8] = &v.grads[1];
-    Tensor gradients[6];
-    const std::size_t count = v.grads[1].defined() ? 9 : 8;
-    apply(SelectiveScanBackward(), Args({in, count}), gradients, Where::current());
-    for (std::size_t i = 0; i < 6; ++i)
-      if (v.needed[i]) v.result[i] = gradients[i];
-  }
+  void vjp(Vjp& v) const override { detail::recurrence_vjp(v, SelectiveScanBackward()); }
 };
 
 }  // namespace

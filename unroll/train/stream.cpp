@@ -161,8 +161,11 @@ Stream::Batch Stream::make_batch(std::int64_t size, const Tensor& x) const {
     for (Tensor& one : next.state) out.push_back(std::move(one));
     return out;
   };
-  return {trace(f, examples, {.keep_weights = true, .carried = specs_.size()}),
-          Tensor::zeros(x.shape().with(0, size), x.dtype()), Tensor::zeros({size}, DType::i64)};
+  Program program = trace(f, examples, {.keep_weights = true, .carried = specs_.size()});
+  if (program.draws())
+    fail("stream", "the model drops values at random", "Put it into eval() before");
+  return {std::move(program), Tensor::zeros(x.shape().with(0, size), x.dtype()),
+          Tensor::zeros({size}, DType::i64)};
 }
 
 Tensor Stream::row(std::size_t k, std::int64_t row) const {

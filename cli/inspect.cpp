@@ -1,10 +1,12 @@
 #include <fmt/format.h>
 #include <unroll/compare/inside.h>
+#include <unroll/compare/json_file.h>
 #include <unroll/graph/threads.h>
 #include <unroll/io/atomic_file.h>
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
 
@@ -34,6 +36,7 @@ double median(const Json& list) {
 void print(const Json& inside) {
   if (inside.contains("gates"))
     for (std::size_t l = 0; l < inside["gates"].size(); ++l) {
+      if (!inside["gates"][l].contains("horizon")) continue;
       const Json& horizon = inside["gates"][l]["horizon"];
       const auto longer = std::ranges::count_if(
           horizon, [](const Json& h) { return h.is_null() || h.get<double>() > 10; });
@@ -80,21 +83,27 @@ void add_inspect(CLI::App& app) {
       ->check(whole(1, 1'000'000));
   command->add_option("--windows", a->options.windows, "Places whose loss is averaged by context")
       ->check(whole(1, 1'000'000));
+  command->add_option("--units", a->options.units, "Of a layer whose gates are written by step")
+      ->check(whole(1, 1'000'000));
   command->add_option("--jacobians", a->options.jacobian.count, "Steps whose Jacobian is looked at")
       ->check(whole(1, 1'000'000));
   command->add_option("--seed", a->options.seed);
   command->add_option("--threads", a->threads)->check(whole(1, 1024));
-  command->add_option("--out", a->out, "File that is written");
+  command->add_option("--out", a->out, "File that is written, and a page of it beside");
   command->callback([a] {
+    const std::filesystem::path page = std::filesystem::path(a->out).replace_extension(".html");
+    if (page == a->out)
+      fail("inspect", fmt::format("'{}' is where the page goes", a->out), "Name it .json");
     set_threads(a->threads);
     const LanguageModel model = load_model(a->folder);
     const std::vector<std::int64_t> tokens = model.vocabulary.encode(read_text(a->text));
     const auto count =
         static_cast<std::size_t>(std::llround(a->part * static_cast<double>(tokens.size())));
     const Json inside = inspect(model, std::span(tokens).last(count), a->options);
-    write_file_atomically(a->out, inside.dump() + "\n");
+    write_file_atomically(a->out, detail::readable(inside) + "\n");
     print(inside);
-    fmt::print("written: {}\n", a->out);
+    fmt::print("inside: {}\n", a->out);
+    write_page(page, inside_report(inside));
   });
 }
 

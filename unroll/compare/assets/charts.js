@@ -50,6 +50,9 @@ function clear(host) {
   host.replaceChildren();
 }
 
+// What was put into the page later.
+const drawNew = () => charts.filter((chart) => !chart.drawn).forEach(draw);
+
 // Once all parts of the page are there: the file that it carries, and its charts.
 function show(data) {
   $("#download").href =

@@ -148,6 +148,8 @@ function heatmap(host, spec) {
   } });
 }
 
+const thumb = 104;
+
 // A heat map without words, which is pressed to be seen in full.
 function thumbnail(host, name, spec, pressed, choose) {
   const button = element("button", "", { type: "button", "aria-pressed": String(pressed) });
@@ -156,8 +158,8 @@ function thumbnail(host, name, spec, pressed, choose) {
   button.addEventListener("click", () => choose(button));
   host.append(button);
   charts.push({ canvas, title: name, drawn: null, paint: () => {
-    const [context, ratio] = sizedContext(canvas, 120, 120);
-    paintCells(context, { ...spec, colours: spec.colours() }, 0, 0, 120, 120, ratio);
+    const [context, ratio] = sizedContext(canvas, thumb, thumb);
+    paintCells(context, { ...spec, colours: spec.colours() }, 0, 0, thumb, thumb, ratio);
     return { destroy: () => {} };
   } });
 }

@@ -15,7 +15,7 @@ function layerLine(l, layers, points, options = {}) {
                               layers > 1 ? (l - 1) / (layers - 1) : 1);
   const name = l === 0 ? "Input" : `Layer ${l}`;
   return line("", points, { label: name, group: name, borderColor: own, backgroundColor: own,
-                            pointStyle: marks[l % marks.length], ...options });
+                            pointStyle: "circle", ...options });
 }
 const byLabel = (show) => (item) => `${item.dataset.tip || item.dataset.label}: ${show(item.raw.y)}`;
 
@@ -30,7 +30,9 @@ function flowPicture(host, inside) {
       const name = layer.layer === 0 ? "Input" : `Layer ${layer.layer}`;
       return layerLine(layer.layer, layers.length - 1, points(layer[loss]), {
         tip: `${name}, ${loss === "last" ? "last step’s loss" : "mean loss"}`, borderDash: dash,
-        borderWidth: loss === "last" ? 2.25 : 1.25, pointRadius: 0, faint: loss === "mean" });
+        borderWidth: loss === "last" ? 2.25 : 1.25, faint: loss === "mean",
+        // The last step is all that the topmost layer of a Transformer has.
+        pointRadius: (c) => (loss === "last" && c.dataIndex === steps - 1 ? 3.5 : 0) });
     }));
     return config(datasets, axis("step of the sequence", { axis: { min: 1, max: steps } }),
       logAxis("|d loss / d h|", datasets.flatMap((set) => set.data.map((p) => p.y)),
@@ -56,12 +58,12 @@ function horizonConfig(datasets) {
 const horizonNote = "After so many steps 1/e of what a unit keeps is left. The higher and the longer " +
                     "the right end of a curve, the more units carry something far.";
 
-function horizonPicture(host, inside) {
+function horizonPicture(host, inside, wide = true) {
   const layers = (inside.gates || []).filter((layer) => layer.horizon && layer.horizon.length > 0);
   if (layers.length === 0) return;
   place(host, "Memory horizon of each unit", horizonNote, () => horizonConfig(inside.gates.flatMap(
     (layer, l) => (layer.horizon ? [layerLine(l + 1, inside.gates.length, sortedHorizons(layer.horizon))]
-                                 : []))));
+                                 : []))), wide);
 }
 
 function histogramPictures(host, inside) {
@@ -107,8 +109,8 @@ function gateMaps(host, inside, name) {
       title: `${name} of layer ${l + 1}`,
       note: `${units > rows.length ? `${number(rows.length)} of ${number(units)} units` : "Units"}, ` +
             (layer.horizon ? "those that remember the longest at the top. " : "in their order. ") +
-            (gate.keeps ? "A dark row is a unit that keeps what it has; a light column a symbol " +
-                          "at which units forget." : "The darker, the larger the value at that symbol."),
+            (gate.keeps ? "A row near 1 is a unit that keeps what it has, a column near 0 a symbol at " +
+                          "which units forget." : "Each column shows the values at the symbol below it."),
       wide: true, rows: rows.length, columns: gate.values.length, symbols: inside.text,
       value: (r, c) => gate.values[c][rows[r]],
       colours: () => heatScale(gate),
@@ -133,7 +135,7 @@ function gatesPicture(host, inside) {
     choice(buttons, names.map((one) => [one, one]), name, (one) => {
       clear(maps);
       gateMaps(maps, inside, one);
-      charts.filter((chart) => !chart.drawn).forEach(draw);
+      drawNew();
     });
     host.append(buttons);
   }
@@ -199,28 +201,31 @@ function attentionPicture(host, inside) {
   const thumbnails = element("div", "", { class: "thumbnails" });
   const large = element("div", "", { class: "charts" });
   const shown = (weights, l, h) => heatmap(large, { ...spec(weights), wide: true,
-    title: `Layer ${l + 1}, head ${h + 1}`, most: 760, cell: (width) => width,
+    title: `Layer ${l + 1}, head ${h + 1}`, most: Math.min(960, 16 * steps), cell: (width) => width,
     note: "Each row is a step and shows from which steps up to it the head takes its input; the weights of " +
           "a row add up to 1. A diagonal line is a head that looks a fixed distance back.",
     symbols: inside.text, sideways: { symbols: inside.text },
     across: "what is looked at", down: "the step that looks" });
-  layers.forEach((heads, l) => heads.forEach((weights, h) => {
-    const name = `Layer ${l + 1}, head ${h + 1}`;
-    thumbnail(thumbnails, name, spec(weights), l === 0 && h === 0, (button) => {
-      for (const other of thumbnails.children)
-        other.setAttribute("aria-pressed", String(other === button));
-      clear(large);
-      shown(weights, l, h);
-      charts.filter((chart) => !chart.drawn).forEach(draw);
-    });
-  }));
-  host.append(thumbnails, large);
   const first = layers.findIndex((layer) => layer.length > 0);
+  layers.forEach((heads, l) => {
+    const row = element("div");
+    thumbnails.append(row);
+    heads.forEach((weights, h) =>
+      thumbnail(row, `Layer ${l + 1}, head ${h + 1}`, spec(weights), l === first && h === 0, (button) => {
+        for (const other of thumbnails.querySelectorAll("button"))
+          other.setAttribute("aria-pressed", String(other === button));
+        clear(large);
+        shown(weights, l, h);
+        drawNew();
+      }));
+  });
+  host.append(thumbnails, large);
   shown(layers[first][0], first, 0);
 }
 
 const contextNote = "The loss at a step when the model is given so many steps before it and knows nothing " +
-                    "else: where a curve is flat, more context tells the model nothing.";
+                    "else. Where a curve is flat, more context tells it nothing; where it rises, it was " +
+                    "never trained on so much.";
 function contextConfig(datasets, contexts, unit) {
   return config(datasets, logAxis("context (steps)", contexts,
                                   { ticks: contexts, tick: (x) => number(x), exact: true }),

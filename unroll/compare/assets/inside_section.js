@@ -6,7 +6,7 @@ function together(host, all) {
                        .sort((a, b) => a - b);
   if (contexts.length)
     place(host, "Effective context", contextNote, () => contextConfig(
-      all.map((m) => own(m, contextPoints(m.inside))), contexts, task.metric));
+      all.map((m) => own(m, contextPoints(m.inside))), contexts, task.metric), true);
   const horizons = all.map((m) => ({ ...m,
     horizons: (m.inside.gates || []).flatMap((layer) => layer.horizon || []) }))
       .filter((m) => m.horizons.length > 0);
@@ -44,7 +44,7 @@ function insideSection() {
     const half = element("div", "", { class: "charts" });
     host.append(half);
     flowPicture(half, inside);
-    horizonPicture(half, inside);
+    horizonPicture(half, inside, false);
     radiusPicture(half, inside);
     gatesPicture(host, inside);
     attentionPicture(host, inside);
@@ -54,7 +54,7 @@ function insideSection() {
   choice($("#inside .choice"), all.map((m) => [m.name, label(m.name)]), richest.name, (name) => {
     clear(host);
     build(name);
-    charts.filter((chart) => !chart.drawn).forEach(draw);
+    drawNew();
   });
   $("#inside").append(host);
   build(richest.name);

@@ -25,6 +25,8 @@ struct Arguments {
   InspectOptions options;
 };
 
+double measured(const Json& x) { return x.is_null() ? NAN : x.get<double>(); }
+
 // The middle one of the numbers that are there; infinite where most are not.
 double median(const Json& list) {
   std::vector<double> values;
@@ -58,11 +60,11 @@ void print(const Json& inside) {
     const Json& norms = layer["last"];
     fmt::print("{} {}: |d last loss / d h| {:.2e} at the last step, {:.2e} {} before\n",
                layer["layer"] == 0 ? "input" : "layer", layer["layer"].dump(),
-               norms.back().get<double>(), norms.front().get<double>(), norms.size() - 1);
+               measured(norms.back()), measured(norms.front()), norms.size() - 1);
   }
   for (const Json& p : inside["effective_context"])
     fmt::print("context {:>5}: loss {:.4f}\n", p["context"].get<std::int64_t>(),
-               p["loss"].is_null() ? NAN : p["loss"].get<double>());
+               measured(p["loss"]));
 }
 
 }  // namespace

@@ -59,10 +59,10 @@ void check_jacobian(const Json& jacobian) {
   for (const Json& layer : check.list(jacobian.at("layers")))
     for (const Json& one : check.list(layer)) {
       one.at("step").get<std::int64_t>();
-      for (const char* key : {"radius", "norm"}) check.measured(one.at(key));
+      for (const char* key : {"radius", "norm"}) detail::check_measured(one.at(key));
     }
   check.all_measured(jacobian.at("log_norms"));
-  check.measured(jacobian.at("lyapunov_exponent"));
+  detail::check_measured(jacobian.at("lyapunov_exponent"));
 }
 
 }  // namespace
@@ -86,7 +86,7 @@ void check_inside(const Json& inside) {
         for (const Json& head : check.list(layer)) check_matrix(head, steps, steps);
     for (const Json& p : check.list(inside.at("effective_context"))) {
       if (p.at("context").get<std::int64_t>() < 1) check.refuse("a context below 1");
-      check.measured(p.at("loss"));
+      detail::check_measured(p.at("loss"));
     }
   } catch (const Json::exception& error) {
     check.refuse(error.what());

@@ -54,12 +54,12 @@ const Json& JsonCheck::list(const Json& json) const {
   return json;
 }
 
-void JsonCheck::measured(const Json& json) {
+void check_measured(const Json& json) {
   if (!json.is_null()) json.get<double>();
 }
 
 void JsonCheck::all_measured(const Json& json) const {
-  for (const Json& one : list(json)) measured(one);
+  for (const Json& one : list(json)) check_measured(one);
 }
 
 std::string readable(const Json& json) {
@@ -77,8 +77,8 @@ std::string self_contained_page(std::string_view name, const Json& data) {
   while (from < source.size()) {
     const std::size_t file = source.find(open, from), here = source.find(place, from);
     const std::size_t next = std::min(file, here);
-    page += source.substr(from, next == source.npos ? next : next - from);
-    if (next == source.npos) break;
+    page += source.substr(from, next == std::string_view::npos ? next : next - from);
+    if (next == std::string_view::npos) break;
     if (next == here) {
       page += embeddable(data);
       from = here + place.size();

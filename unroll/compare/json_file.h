@@ -18,8 +18,6 @@ class JsonCheck {
   /// The same, which is a list. Loops over an object's members, a null's nothing and a number
   /// itself are all possible: not here.
   const nlohmann::json& list(const nlohmann::json& json) const;
-  /// A measurement that was not finite is null: a gap, not an error.
-  static void measured(const nlohmann::json& json);
   /// A list of measurements.
   void all_measured(const nlohmann::json& json) const;
 
@@ -27,6 +25,9 @@ class JsonCheck {
   const char* what_;
   const char* hint_;
 };
+
+/// Throws json's exception. A measurement that was not finite is null: a gap, not an error.
+void check_measured(const nlohmann::json& json);
 
 /// One line for each thing, lists of plain values on one.
 std::string readable(const nlohmann::json& json);

@@ -20,7 +20,7 @@ void check_lengths(const Json& lengths) {
   for (const Json& p : check.list(lengths.at("points"))) {
     p.at("model").get<std::string>();
     p.at("length").get<std::int64_t>();
-    for (const char* key : {"score", "exact", "loss"}) check.measured(p.at(key));
+    for (const char* key : {"score", "exact", "loss"}) detail::check_measured(p.at(key));
   }
 }
 
@@ -33,16 +33,16 @@ void check_results(const Json& results) {
     results.at("task").at("metric").get<std::string>();
     results.at("task").at("uniform_loss").get<double>();
     if (results.at("task").contains("persistence_loss"))
-      check.measured(results.at("task").at("persistence_loss"));
+      detail::check_measured(results.at("task").at("persistence_loss"));
     results.at("machine").at("processor").get<std::string>();
     results.at("settings").at("parameters").get<std::int64_t>();
     if (results.at("models").empty()) check.refuse("no models");
     for (const Json& model : check.list(results.at("models"))) {
       model.at("name").get<std::string>();
       model.at("parameters").get<std::int64_t>();
-      check.measured(model.at("tokens_per_second"));
+      detail::check_measured(model.at("tokens_per_second"));
       model.at("peak_training_bytes").get<std::int64_t>();
-      check.measured(model.at("best_loss"));
+      detail::check_measured(model.at("best_loss"));
       if (model.contains("inside")) check_inside(model.at("inside"));
       if (model.at("runs").empty()) check.refuse("a model without runs");
       for (const Json& run : check.list(model.at("runs"))) {
@@ -60,7 +60,8 @@ void check_results(const Json& results) {
     }
     for (const Json& m : check.list(probes.at("scaling").at("models"))) {
       m.at("model").get<std::string>();
-      for (const char* key : {"time_exponent", "memory_exponent"}) check.measured(m.at(key));
+      for (const char* key : {"time_exponent", "memory_exponent"})
+        detail::check_measured(m.at(key));
       for (const Json& p : check.list(m.at("points")))
         for (const char* key : {"length", "seconds", "bytes"}) p.at(key).get<double>();
     }
@@ -74,14 +75,14 @@ void check_results(const Json& results) {
       for (const Json& p : check.list(probes.at("truncation").at("points"))) {
         p.at("model").get<std::string>();
         p.at("k2").get<std::int64_t>();
-        check.measured(p.at("loss"));
+        detail::check_measured(p.at("loss"));
       }
     }
     probes.at("adding").at("baseline").get<double>();
     for (const Json& p : check.list(probes.at("adding").at("points"))) {
       p.at("model").get<std::string>();
       p.at("length").get<double>();
-      check.measured(p.at("mse"));
+      detail::check_measured(p.at("mse"));
     }
   } catch (const Json::exception& error) {
     check.refuse(error.what());

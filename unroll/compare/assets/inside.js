@@ -224,8 +224,7 @@ function attentionPicture(host, inside) {
 }
 
 const contextNote = "The loss at a step when the model is given so many steps before it and knows nothing " +
-                    "else. Where a curve is flat, more context tells it nothing; where it rises, it was " +
-                    "never trained on so much.";
+                    "else. Where a curve is flat, more context tells it nothing; where it rises, more misleads it.";
 function contextConfig(datasets, contexts, unit) {
   return config(datasets, logAxis("context (steps)", contexts,
                                   { ticks: contexts, tick: (x) => number(x), exact: true }),

@@ -1,5 +1,7 @@
 #include <fmt/format.h>
 #include <unroll/compare/compare.h>
+#include <unroll/compare/inside.h>
+#include <unroll/compare/json_file.h>
 #include <unroll/compare/tasks.h>
 #include <unroll/io/atomic_file.h>
 #include <unroll/io/text.h>
@@ -12,15 +14,6 @@
 #include "options.h"
 
 namespace unroll::cli {
-namespace {
-
-void write_report(const nlohmann::json& results, const std::filesystem::path& folder) {
-  write_file_atomically(folder / "report.html", report(results));
-  fmt::print("report: {}\n", (folder / "report.html").string());
-}
-
-}  // namespace
-
 void add_compare(CLI::App& app) {
   auto* command = app.add_subcommand("compare", "Trains models on the same data and measures them");
   const auto options = std::make_shared<CompareOptions>();
@@ -71,38 +64,47 @@ void add_compare(CLI::App& app) {
     // Before minutes of work: can the results be kept?
     const OutputFolder folder(*out);
     const nlohmann::json results = compare(*options);
-    write_file_atomically(std::filesystem::path(*out) / "results.json", results.dump(1) + "\n");
+    write_file_atomically(std::filesystem::path(*out) / "results.json",
+                          detail::readable(results) + "\n");
     fmt::print("{}\nresults: {}\n", tables(results), *out + "/results.json");
-    write_report(results, *out);
+    write_page(std::filesystem::path(*out) / "report.html", report(results));
   });
 }
 
 void add_report(CLI::App& app) {
-  auto* command = app.add_subcommand("report", "Redraws report.html from results.json");
+  auto* command =
+      app.add_subcommand("report", "Redraws the page of results.json or of inside.json");
   const auto file = std::make_shared<std::string>();
   const auto out = std::make_shared<std::string>();
-  command->add_option("results", *file, "results.json of an earlier comparison")->required();
-  command->add_option("--out", *out, "Folder for report.html (default: that of the results)");
+  command->add_option("results", *file, "results.json of compare, or inside.json of inspect")
+      ->required();
+  command->add_option("--out", *out, "Folder for the page (default: that of the results)");
   command->callback([=] {
-    nlohmann::json results;
-    try {
-      results = nlohmann::json::parse(read_text(*file));
-    } catch (const nlohmann::json::exception& error) {
+    const auto refuse = [&](const std::exception& error) {
       throw DataError(
           error_message("report", fmt::format("'{}': {}", *file, error.what()), nullptr, ""));
-    }
+    };
     const std::filesystem::path folder =
         out->empty() ? std::filesystem::path(*file).parent_path() : std::filesystem::path(*out);
-    std::string drawn;  // or refused, before a folder is made
+    std::filesystem::path name = "report.html";
+    std::string said, page;  // or refused, before a folder is made
     try {
-      drawn = tables(results);
+      const nlohmann::json results = nlohmann::json::parse(read_text(*file));
+      if (results.is_object() && results.value("format", "") == "unroll-inside-1") {
+        name = std::filesystem::path(*file).filename().replace_extension(".html");
+        page = inside_report(results);
+      } else {
+        said = tables(results) + "\n";
+        page = report(results);
+      }
+    } catch (const nlohmann::json::exception& error) {
+      refuse(error);
     } catch (const DataError& error) {
-      throw DataError(
-          error_message("report", fmt::format("'{}': {}", *file, error.what()), nullptr, ""));
+      refuse(error);
     }
     const OutputFolder output(folder.empty() ? "." : folder);
-    fmt::print("{}\n", drawn);
-    write_report(results, folder);
+    fmt::print("{}", said);
+    write_page(folder / name, page);
   });
 }
 

@@ -1,10 +1,12 @@
 #include <fmt/format.h>
 #include <unroll/compare/inside.h>
+#include <unroll/compare/json_file.h>
 #include <unroll/graph/threads.h>
 #include <unroll/io/atomic_file.h>
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
 
@@ -23,6 +25,8 @@ struct Arguments {
   InspectOptions options;
 };
 
+double measured(const Json& x) { return x.is_null() ? NAN : x.get<double>(); }
+
 // The middle one of the numbers that are there; infinite where most are not.
 double median(const Json& list) {
   std::vector<double> values;
@@ -34,6 +38,7 @@ double median(const Json& list) {
 void print(const Json& inside) {
   if (inside.contains("gates"))
     for (std::size_t l = 0; l < inside["gates"].size(); ++l) {
+      if (!inside["gates"][l].contains("horizon")) continue;
       const Json& horizon = inside["gates"][l]["horizon"];
       const auto longer = std::ranges::count_if(
           horizon, [](const Json& h) { return h.is_null() || h.get<double>() > 10; });
@@ -55,11 +60,11 @@ void print(const Json& inside) {
     const Json& norms = layer["last"];
     fmt::print("{} {}: |d last loss / d h| {:.2e} at the last step, {:.2e} {} before\n",
                layer["layer"] == 0 ? "input" : "layer", layer["layer"].dump(),
-               norms.back().get<double>(), norms.front().get<double>(), norms.size() - 1);
+               measured(norms.back()), measured(norms.front()), norms.size() - 1);
   }
   for (const Json& p : inside["effective_context"])
     fmt::print("context {:>5}: loss {:.4f}\n", p["context"].get<std::int64_t>(),
-               p["loss"].is_null() ? NAN : p["loss"].get<double>());
+               measured(p["loss"]));
 }
 
 }  // namespace
@@ -80,21 +85,27 @@ void add_inspect(CLI::App& app) {
       ->check(whole(1, 1'000'000));
   command->add_option("--windows", a->options.windows, "Places whose loss is averaged by context")
       ->check(whole(1, 1'000'000));
+  command->add_option("--units", a->options.units, "Of a layer whose gates are written by step")
+      ->check(whole(1, 1'000'000));
   command->add_option("--jacobians", a->options.jacobian.count, "Steps whose Jacobian is looked at")
       ->check(whole(1, 1'000'000));
   command->add_option("--seed", a->options.seed);
   command->add_option("--threads", a->threads)->check(whole(1, 1024));
-  command->add_option("--out", a->out, "File that is written");
+  command->add_option("--out", a->out, "File that is written, and a page of it beside");
   command->callback([a] {
+    const std::filesystem::path page = std::filesystem::path(a->out).replace_extension(".html");
+    if (page == a->out)
+      fail("inspect", fmt::format("'{}' is where the page goes", a->out), "Name it .json");
     set_threads(a->threads);
     const LanguageModel model = load_model(a->folder);
     const std::vector<std::int64_t> tokens = model.vocabulary.encode(read_text(a->text));
     const auto count =
         static_cast<std::size_t>(std::llround(a->part * static_cast<double>(tokens.size())));
     const Json inside = inspect(model, std::span(tokens).last(count), a->options);
-    write_file_atomically(a->out, inside.dump() + "\n");
+    write_file_atomically(a->out, detail::readable(inside) + "\n");
     print(inside);
-    fmt::print("written: {}\n", a->out);
+    fmt::print("inside: {}\n", a->out);
+    write_page(page, inside_report(inside));
   });
 }
 

@@ -59,6 +59,11 @@ std::string fingerprint(const std::string& text) {
   return fmt::format("{:016x}", hash);
 }
 
+void write_page(const std::filesystem::path& file, const std::string& page) {
+  write_file_atomically(file, page);
+  fmt::print("report: {}\n", file.string());
+}
+
 OutputFolder::OutputFolder(std::filesystem::path path) : path_(std::move(path)) {
   if (path_.empty()) fail("output", "no folder is named");
   path_ = std::filesystem::absolute(path_).lexically_normal();

@@ -25,6 +25,9 @@ inline constexpr std::int64_t most_units = 1 << 24;
 /// Tells that a text is not the one that a run began with: FNV-1a.
 std::string fingerprint(const std::string& text);
 
+/// Writes the page whole or not at all, and tells where it is.
+void write_page(const std::filesystem::path& file, const std::string& page);
+
 /// A folder to write into: made where it is missing, and tried before the work starts whose result
 /// it is for. One that is made and stays empty, since that work failed, is removed again.
 class OutputFolder {

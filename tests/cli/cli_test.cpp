@@ -71,6 +71,11 @@ TEST_CASE("compare --quick writes results and a report, which can be redrawn", "
   const nlohmann::json results = nlohmann::json::parse(read_plainly(out / "results.json"));
   CHECK(results.at("format") == "unroll-results-1");
   CHECK(results.at("models").size() == 8);
+  for (const auto& model : results.at("models")) {
+    CHECK(model.at("inside").at("model").at("kind") == model.at("name"));
+    CHECK(model.at("inside").at("gradient_flow").size() ==
+          model.at("layers").get<std::size_t>() + 1);
+  }
   const std::string page = read_plainly(out / "report.html");
   CHECK(has(page, "unroll-results-1"));
   for (const char* name : {"rnn", "lstm", "gru", "transformer"}) CHECK(has(run.text, name));
@@ -418,8 +423,24 @@ TEST_CASE("inspect looks into what train saved", "[slow]") {
     CHECK(inside.at("text").size() == 12);
     CHECK(inside.at("gradient_flow")[0].at("last").size() == 12);
     CHECK(inside.at("effective_context").size() == 4);  // 1, 2, 4, 8
-    CHECK(inside.contains("gates") == (model == "gru"));
+    CHECK(inside.contains("gates") == (model != "transformer"));
     CHECK(inside.contains("jacobian") == (model != "transformer"));
     CHECK(inside.contains("attention") == (model == "transformer"));
+    const std::string page = read_plainly(folder / "inside.html");
+    CHECK(has(page, "unroll-inside-1"));
+    const Run again =
+        program("report" + quoted(folder / "inside.json") + "--out" + quoted(folder / "again"));
+    CHECK(again.code == 0);
+    CHECK(read_plainly(folder / "again/inside.html") == page);
   }
+  write_plainly(folder / "inside.json", R"({"format": "unroll-inside-1"})");
+  const Run damaged =
+      program("report" + quoted(folder / "inside.json") + "--out" + quoted(folder / "damaged"));
+  CHECK(damaged.code == 1);
+  CHECK(has(damaged.text, "docs/inside.md"));
+  CHECK(!std::filesystem::exists(folder / "damaged"));
+  const Run same = program("inspect " + text + "--model-dir" + quoted(folder / "gru") + "--out" +
+                           quoted(folder / "inside.html"));
+  CHECK(same.code == 1);
+  CHECK(has(same.text, "where the page goes"));
 }

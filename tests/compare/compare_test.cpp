@@ -2,6 +2,7 @@
 
 #include <unroll/compare/compare.h>
 #include <unroll/compare/data.h>
+#include <unroll/compare/inside.h>
 #include <unroll/compare/probes.h>
 #include <unroll/compare/tasks.h>
 #include <unroll/ops/arithmetic.h>
@@ -290,6 +291,19 @@ TEST_CASE("scores by length are the mean of the seeds, beside their baseline") {
   without["probes"].erase("truncation");
   CHECK(!has(tables(without), "by length (bits)"));
   CHECK(!has(tables(without), "k2"));
+}
+
+TEST_CASE("results hold insides that are whole, or none") {
+  Generator g(1);
+  LanguageModel model{test::small(ModelKind::gru), Vocabulary::characters("abcdefgh"), nullptr};
+  model.model = make_model(model.config, g);
+  Json with = results();
+  with["models"][0]["inside"] = inspect(model, test::periodic(50), {.steps = 6, .context = 2});
+  CHECK_NOTHROW(check_results(with));
+  CHECK(has(report(with), "unroll-inside-1"));
+  with["models"][0]["inside"].erase("effective_context");
+  CHECK_THROWS_AS(check_results(with), DataError);
+  CHECK_THROWS_AS(report(with), DataError);
 }
 
 TEST_CASE("results damaged anywhere are drawn or refused") {

@@ -36,7 +36,13 @@ Budget budget_of(const CompareOptions& o) {
             .stream_positions = {1, 64, 256, 1024},
             .scaling_seconds = 0.05,
             .adding_steps = 60,
-            .adding_parameters = 5000};
+            .adding_parameters = 5000,
+            .inspect = {.steps = 24,
+                        .batch = 4,
+                        .context = 32,
+                        .windows = 128,
+                        .units = 16,
+                        .jacobian = {.count = 4, .exact = 0, .iterations = 20}}};
   return {.batch = 16,
           .context = 64,
           .steps = steps_of(o, 600, 64),
@@ -48,7 +54,13 @@ Budget budget_of(const CompareOptions& o) {
           .stream_positions = {1, 64, 256, 1024},
           .scaling_seconds = 0.4,
           .adding_steps = 600,
-          .adding_parameters = 10'000};
+          .adding_parameters = 10'000,
+          .inspect = {.steps = 40,
+                      .batch = 8,
+                      .context = 64,
+                      .windows = 256,
+                      .units = 24,
+                      .jacobian = {.count = 8, .exact = 300}}};
 }
 
 }  // namespace unroll

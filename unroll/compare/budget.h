@@ -1,6 +1,7 @@
 #pragma once
 
 #include <unroll/compare/compare.h>
+#include <unroll/compare/inside.h>
 
 namespace unroll {
 
@@ -13,6 +14,7 @@ struct Budget {
   std::vector<std::int64_t> scaling_lengths = {}, adding_lengths = {}, stream_positions = {};
   double scaling_seconds = 0;
   std::int64_t adding_steps = 0, adding_parameters = 0;
+  InspectOptions inspect = {};
 };
 
 Budget budget_of(const CompareOptions& options);

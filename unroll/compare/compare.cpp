@@ -105,7 +105,7 @@ class Comparison {
     set_threads(options_.threads);
     const double models = static_cast<double>(entries_.size());
     const double train_weight = options_.seconds > 0 ? options_.seconds : 15;
-    Whole whole(models * (train_weight * options_.seeds + (plain_ ? 5 + 1 + 12 : 0)));
+    Whole whole(models * (train_weight * options_.seeds + (plain_ ? 5 + 1 + 1 + 12 : 0)));
     Json result{{"format", "unroll-results-1"},
                 {"machine", machine_description(options_.threads)},
                 {"task", description_},
@@ -127,6 +127,9 @@ class Comparison {
                               {"k2", entry.k2},
                               {"loss", result["models"].back().at("best_loss")}});
       if (!plain_) continue;
+      whole.part("looking inside " + entry.name, 1);
+      result["models"].back()["inside"] =
+          inspect(*model, entry.config, data_.inspect(budget_.inspect.steps), budget_.inspect);
       whole.part("streaming " + entry.name, 1);
       Generator generator(11);
       for (const StreamingPoint& p :

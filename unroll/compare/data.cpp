@@ -70,6 +70,9 @@ CompareData text_data(const CompareOptions& options, std::int64_t batch, std::in
   result.held_out = [data](std::int64_t steps, std::int64_t b, Generator& g) {
     return RandomWindows(data->held_out, b, steps).next(g).x;
   };
+  result.inspect = [data, vocabulary](std::int64_t steps) {
+    return inspect_source(vocabulary, data->held_out, steps);
+  };
   const std::int64_t symbol = data->held_out[0];
   result.last_loss = [symbol](const Tensor& last) {
     Tensor target = Tensor::empty({last.size(0)}, DType::i64);
@@ -122,6 +125,15 @@ CompareData series_data(const CompareOptions& options, std::int64_t batch, std::
   result.base.outputs = 1;
   result.held_out = [held_rows, column](std::int64_t steps, std::int64_t b, Generator& g) {
     return RandomSeriesWindows(held_rows, column, b, steps).next(g).x;
+  };
+  result.inspect = [held_rows, column](std::int64_t steps) {
+    return InspectSource{
+        .x = reshape(held_rows.rows(0, steps), {steps, 1, held_rows.size(1)}),
+        .draw =
+            [held_rows, column](std::int64_t b, std::int64_t count, Generator& g) {
+              return RandomSeriesWindows(held_rows, column, b, count).next(g);
+            },
+        .loss = [](const Tensor& output, const Tensor& y) { return mse_loss(output, y); }};
   };
   result.last_loss = [](const Tensor& last) { return mean(square(last - 1.0)); };
   result.metric = "mean squared error, standardised";

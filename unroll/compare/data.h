@@ -1,6 +1,7 @@
 #pragma once
 
 #include <unroll/compare/compare.h>
+#include <unroll/compare/inside.h>
 #include <unroll/compare/tasks.h>
 #include <unroll/train/trainer.h>
 
@@ -16,6 +17,8 @@ struct CompareData {
   /// Held-out inputs [steps, batch(, F)] and the loss of the last output, for gradient flow.
   std::function<Tensor(std::int64_t steps, std::int64_t batch, Generator&)> held_out;
   std::function<Tensor(const Tensor& last)> last_loss;
+  /// The held-out part as what a model is looked at with; empty for a task.
+  std::function<InspectSource(std::int64_t steps)> inspect;
   std::string metric;       ///< "nats per character", "mean squared error, standardised"
   double uniform_loss = 0;  ///< of knowing nothing: log of the vocabulary; the variance
   const LongRangeTask* exact = nullptr;  ///< the synthetic task that this is

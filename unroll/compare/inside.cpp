@@ -40,7 +40,7 @@ std::vector<std::vector<GateValues>> gates_along(SequenceModel& model, const Ten
       const std::vector<Gate> now = layer.cell->gates(run.inputs[t], run.states[t]);
       if (now.empty())
         fail("gates_along", fmt::format("a {} has no gates", layer.cell->describe()),
-             "LSTM and GRU have");
+             "All recurrent models but the RNN have");
       values.resize(now.size());
       for (std::size_t k = 0; k < now.size(); ++k) {
         if (t == 0) gates.push_back({now[k].name, now[k].keeps, {}});
@@ -75,6 +75,7 @@ std::vector<double> histogram(const Tensor& values, double low, double high, std
   const Tensor exact = values.to(DType::f64);
   const double each = 1.0 / static_cast<double>(std::max<std::int64_t>(1, values.numel()));
   for (const double v : exact.data<double>()) {
+    if (std::isnan(v)) continue;
     const double place = (v - low) / (high - low) * static_cast<double>(bins);
     share[static_cast<std::size_t>(std::clamp(place, 0.0, static_cast<double>(bins - 1)))] += each;
   }

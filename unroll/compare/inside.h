@@ -1,5 +1,6 @@
 #pragma once
 
+#include <unroll/train/batches.h>
 #include <unroll/train/model_dir.h>
 
 #include <functional>
@@ -16,11 +17,13 @@ namespace unroll {
 // --- Gates
 
 struct GateValues {
-  std::string name;    ///< i, f, g, o of an LSTM; r, z, n of a GRU
-  bool keeps = false;  ///< f or z: the share of the old state that stays
+  std::string name;    ///< as the cell's gates() have it: i, f, g, o of an LSTM; r, z, n of a GRU
+  bool keeps = false;  ///< f, z or a decay: the share of the old state that stays
   Tensor values;       ///< [T, B, H], behind the nonlinearity
 };
-/// The gates of each layer along x [T, B] or [T, B, F]. Throws Error for a model without gates.
+/// The gates of each layer along x [T, B] or [T, B, F]: of LSTM and GRU, of minGRU (1 - z, h~) and
+/// minLSTM (f' = f / (f + i), h~), Mamba's decays exp(dt A) (H = states times channels) and RWKV's
+/// w. Throws Error for a model without gates.
 std::vector<std::vector<GateValues>> gates_along(SequenceModel& model, const Tensor& x);
 
 /// How many steps each unit remembers: -1 / log of what it keeps in a step, in the geometric mean
@@ -30,7 +33,7 @@ std::vector<std::vector<GateValues>> gates_along(SequenceModel& model, const Ten
 std::vector<double> memory_horizon(const Tensor& kept);
 
 /// The share of the elements in each of `bins` equal parts of low to high; what lies outside counts
-/// in the first or last.
+/// in the first or last, and NaN in none.
 std::vector<double> histogram(const Tensor& values, double low, double high, std::size_t bins);
 
 // --- Gradients
@@ -101,19 +104,44 @@ std::vector<ContextPoint> effective_context(SequenceModel& model, const Tensor& 
                                             std::span<const std::int64_t> contexts,
                                             const std::function<Tensor(const Tensor& last)>& loss);
 
-// --- All of it, for a language model
+// --- All of it
 
 struct InspectOptions {
   std::int64_t steps = 96;     ///< of the sequence that is looked at
   std::int64_t batch = 8;      ///< sequences whose gradients are added up
   std::int64_t context = 128;  ///< the longest context; doubled from 1 up to it
   std::int64_t windows = 512;  ///< places whose loss is averaged by context
+  std::int64_t units = 128;    ///< of a layer whose gates are written step by step
   std::uint64_t seed = 1;
   JacobianOptions jacobian = {};
 };
-/// What of the above the model has, on parts of a text in the model's tokens, as inside.json holds
-/// it (docs/inside.md). Throws DataError for a text that is too short.
+
+/// What a model reads while it is looked at.
+struct InspectSource {
+  Tensor x;                               ///< one sequence [T, 1] or [T, 1, F], T at least 5
+  std::vector<std::string> symbols = {};  ///< its T symbols; none for real inputs
+  /// Sequences from anywhere, time-major.
+  std::function<Batch(std::int64_t batch, std::int64_t steps, Generator&)> draw;
+  /// Of the outputs of all steps [T, B, O] or of one [B, O], and the same part of Batch::y.
+  std::function<Tensor(const Tensor& output, const Tensor& y)> loss;
+};
+/// Windows of a text in the model's tokens, and its beginning. `tokens` must outlive the source.
+/// Throws DataError for a text that is too short.
+InspectSource inspect_source(const Vocabulary& vocabulary, std::span<const std::int64_t> tokens,
+                             std::int64_t steps);
+
+/// What of the above the model has, as inside.json holds it (docs/inside.md).
+nlohmann::json inspect(SequenceModel& model, const ModelConfig& config, const InspectSource& source,
+                       const InspectOptions& options = {});
+/// The same of a language model and a text. Throws DataError for a text that is too short.
 nlohmann::json inspect(const LanguageModel& model, std::span<const std::int64_t> tokens,
                        const InspectOptions& options = {});
+
+/// Throws DataError where `inside` lacks what docs/inside.md promises.
+void check_inside(const nlohmann::json& inside);
+
+/// A page that needs nothing else: pictures of all that `inside` holds. Throws DataError where it
+/// is not an inside file of this version.
+std::string inside_report(const nlohmann::json& inside);
 
 }  // namespace unroll

@@ -14,11 +14,11 @@ struct StepMasks {
   Tensor update = {};     ///< [B, hidden], a factor of what a gated cell takes in (g or n)
 };
 
-/// One gate of a step behind its nonlinearity, [B, hidden].
+/// One gate of a step behind its nonlinearity, [B, hidden], or a candidate for the new state.
 struct Gate {
   const char* name;
   Tensor value;
-  bool keeps = false;  ///< the share of the old state that stays: an LSTM's f, a GRU's z
+  bool keeps = false;  ///< the share of the old state that stays: an LSTM's f, a GRU's z, a decay
 };
 
 /// One step of a recurrent layer. A user's cell derives from this, or is any callable

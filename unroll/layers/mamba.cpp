@@ -83,16 +83,27 @@ Tensor Mamba::gate(const Tensor& y, const Tensor& x, const Tensor& z, Where wher
       where);
 }
 
+// Of one step: dt [B, D] -> [B, N, D].
+Tensor Mamba::decay(const Tensor& dt) const {
+  const Tensor a = -exp(transpose(A_log));  // [N, D]
+  return exp(unsqueeze(dt, 1) * a);
+}
+
 Output Mamba::operator()(const Tensor& u, const State& state) const {
   const std::vector<Tensor> parts = split(in_proj(u), 2, -1);
   const auto [mixed, window] = detail::causal_conv_step(parts[0], conv_weight, conv_bias, state[0]);
   const Tensor x = silu(mixed);
   const auto [dt, b, c] = select_by(x, Where::current());
-  const Tensor a = -exp(transpose(A_log));         // [N, D]
-  const Tensor decay = exp(unsqueeze(dt, 1) * a);  // [B, N, D]
-  const Tensor h = decay * state[1] + unsqueeze(b, 2) * unsqueeze(dt * x, 1);
+  const Tensor h = decay(dt) * state[1] + unsqueeze(b, 2) * unsqueeze(dt * x, 1);
   const Tensor y = sum(unsqueeze(c, 2) * h, {1});
   return {gate(y, x, parts[1], Where::current()), {window, h}};
+}
+
+std::vector<Gate> Mamba::gates(const Tensor& u, const State& state) const {
+  const std::vector<Tensor> parts = split(in_proj(u), 2, -1);
+  const auto [mixed, window] = detail::causal_conv_step(parts[0], conv_weight, conv_bias, state[0]);
+  const auto [dt, b, c] = select_by(silu(mixed), Where::current());
+  return {{"exp(dt A)", reshape(decay(dt), {u.size(0), options_.d_state * channels()}), true}};
 }
 
 Output Mamba::parallel(const Tensor& u, const State& state, const Tensor& lengths,

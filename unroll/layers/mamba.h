@@ -39,6 +39,8 @@ class Mamba : public ParallelCell {
 
   explicit Mamba(const MambaOptions& options, GeneratorRef generator = {});
   Output operator()(const Tensor& x, const State& state) const override;
+  /// exp(dt A) of every state and channel, [B, N D], in the order of the state.
+  std::vector<Gate> gates(const Tensor& x, const State& state) const override;
   std::vector<Shape> state_shapes(std::int64_t batch) const override;
   std::int64_t input_size() const override { return options_.d_model; }
   std::int64_t output_size() const override { return options_.d_model; }
@@ -53,6 +55,7 @@ class Mamba : public ParallelCell {
     Tensor dt, b, c;
   };
   Selected select_by(const Tensor& x, Where where) const;
+  Tensor decay(const Tensor& dt) const;
   Tensor gate(const Tensor& y, const Tensor& x, const Tensor& z, Where where) const;
   std::int64_t channels() const { return options_.expand * options_.d_model; }
 
@@ -67,6 +70,9 @@ class MambaBlock : public ParallelCell {
 
   explicit MambaBlock(const MambaOptions& options, GeneratorRef generator = {});
   Output operator()(const Tensor& x, const State& state) const override;
+  std::vector<Gate> gates(const Tensor& x, const State& state) const override {
+    return mixer.gates(norm(x), state);
+  }
   std::vector<Shape> state_shapes(std::int64_t batch) const override {
     return mixer.state_shapes(batch);
   }

@@ -106,6 +106,12 @@ Output MinGRU::operator()(const Tensor& x, const State& state) const {
   return {h, {h}};
 }
 
+std::vector<Gate> MinGRU::gates(const Tensor& x, const State& /*state*/) const {
+  const std::vector<Tensor> parts = split(product(x, weight_ih, bias_ih, Where::current()), 2, -1);
+  return {{"1 - z", sigmoid(-parts[0]), true},
+          {"h~", options_.positive ? plain_g(parts[1]) : parts[1]}};
+}
+
 Output MinGRU::parallel(const Tensor& x, const State& state, const Tensor& lengths,
                         Where where) const {
   return run_terms(min_gru_terms(product(x, weight_ih, bias_ih, where), options_.positive), state,
@@ -134,6 +140,12 @@ Output MinLSTM::operator()(const Tensor& x, const State& state) const {
   const Tensor candidate = options_.positive ? plain_g(parts[2]) : parts[2];
   const Tensor h = (f * state[0] + i * candidate) / (f + i);
   return {h, {h}};
+}
+
+std::vector<Gate> MinLSTM::gates(const Tensor& x, const State& /*state*/) const {
+  const std::vector<Tensor> parts = split(product(x, weight_ih, bias_ih, Where::current()), 3, -1);
+  return {{"f'", sigmoid(softplus(-parts[1]) - softplus(-parts[0])), true},
+          {"h~", options_.positive ? plain_g(parts[2]) : parts[2]}};
 }
 
 Output MinLSTM::parallel(const Tensor& x, const State& state, const Tensor& lengths,
@@ -207,6 +219,11 @@ Output MinimalBlock::operator()(const Tensor& x, const State& state) const {
   const auto [mixed, window] = detail::causal_conv_step(norm1(x), conv_weight, conv_bias, state[0]);
   Output units = (*rnn)(mixed, {state[1]});
   return {rest(x, units.output, Where::current()), {window, units.state[0]}};
+}
+
+std::vector<Gate> MinimalBlock::gates(const Tensor& x, const State& state) const {
+  const auto [mixed, window] = detail::causal_conv_step(norm1(x), conv_weight, conv_bias, state[0]);
+  return rnn->gates(mixed, {state[1]});
 }
 
 Output MinimalBlock::parallel(const Tensor& x, const State& state, const Tensor& lengths,

@@ -28,6 +28,7 @@ class MinGRU : public ParallelCell {
   Parameter weight_ih, bias_ih;
   explicit MinGRU(const MinimalCellOptions& options, GeneratorRef generator = {});
   Output operator()(const Tensor& x, const State& state) const override;
+  std::vector<Gate> gates(const Tensor& x, const State& state) const override;  ///< 1 - z, h~
   std::vector<Shape> state_shapes(std::int64_t batch) const override;
   std::int64_t input_size() const override { return options_.input_size; }
   std::int64_t output_size() const override { return options_.hidden_size; }
@@ -49,6 +50,8 @@ class MinLSTM : public ParallelCell {
   Parameter weight_ih, bias_ih;
   explicit MinLSTM(const MinimalCellOptions& options, GeneratorRef generator = {});
   Output operator()(const Tensor& x, const State& state) const override;
+  std::vector<Gate> gates(const Tensor& x,
+                          const State& state) const override;  ///< f' = f / (f + i), h~
   std::vector<Shape> state_shapes(std::int64_t batch) const override;
   std::int64_t input_size() const override { return options_.input_size; }
   std::int64_t output_size() const override { return options_.hidden_size; }
@@ -85,6 +88,7 @@ class MinimalBlock : public ParallelCell {
 
   explicit MinimalBlock(const MinimalBlockOptions& options, GeneratorRef generator = {});
   Output operator()(const Tensor& x, const State& state) const override;
+  std::vector<Gate> gates(const Tensor& x, const State& state) const override;  ///< of rnn
   std::vector<Shape> state_shapes(std::int64_t batch) const override;
   std::int64_t input_size() const override { return options_.size; }
   std::int64_t output_size() const override { return options_.size; }

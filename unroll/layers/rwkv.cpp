@@ -190,6 +190,10 @@ Output RWKVTimeMix::operator()(const Tensor& x, const State& state) const {
   return {finish(y, p.g, Where::current()), {x, column(p.w) * state[1] + product}};
 }
 
+std::vector<Gate> RWKVTimeMix::gates(const Tensor& x, const State& state) const {
+  return {{"w", project(x, state[0], Where::current()).w, true}};
+}
+
 Output RWKVTimeMix::parallel(const Tensor& x, const State& state, const Tensor& lengths,
                              Where where) const {
   Projected p = project(x, shifted(x, state[0], where), where);

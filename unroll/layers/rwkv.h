@@ -45,6 +45,7 @@ class RWKVTimeMix : public ParallelCell {
 
   explicit RWKVTimeMix(const RWKVOptions& options, GeneratorRef generator = {});
   Output operator()(const Tensor& x, const State& state) const override;
+  std::vector<Gate> gates(const Tensor& x, const State& state) const override;  ///< w, [B, C]
   std::vector<Shape> state_shapes(std::int64_t batch) const override;
   std::int64_t input_size() const override { return options_.size; }
   std::int64_t output_size() const override { return options_.size; }
@@ -97,6 +98,9 @@ class RWKVBlock : public ParallelCell {
 
   explicit RWKVBlock(const RWKVOptions& options, GeneratorRef generator = {});
   Output operator()(const Tensor& x, const State& state) const override;
+  std::vector<Gate> gates(const Tensor& x, const State& state) const override {
+    return att.gates(ln1(x), state);
+  }
   std::vector<Shape> state_shapes(std::int64_t batch) const override;
   std::int64_t input_size() const override { return att.input_size(); }
   std::int64_t output_size() const override { return att.output_size(); }

@@ -1,7 +1,8 @@
 // Parts of speech of English: words, and the characters that they are made of, read in both
 // directions.
 //
-//     part_of_speech [--quick] [--model lstm|gru|transformer] [--epochs N] [FOLDER]
+//     part_of_speech [--quick] [--model lstm|gru|transformer] [--epochs N]
+//                    [--learning-rate R] [FOLDER]
 //
 // FOLDER (default: ud_english_ewt in $UNROLL_DATA) holds train.tsv, dev.tsv and test.tsv: a word, a
 // tab and its tag a line, a blank line behind every sentence. dev.tsv chooses the epoch; test.tsv
@@ -167,6 +168,7 @@ double error(Tagger& model, const std::vector<TaggedSentence>& sentences, const 
 int main(int argc, char** argv) {
   bool quick = false;
   int epochs = 0;
+  double learning_rate = 0;
   std::string kind = "lstm";
   const char* data = std::getenv("UNROLL_DATA");
   std::filesystem::path folder =
@@ -179,6 +181,8 @@ int main(int argc, char** argv) {
       kind = argv[++i];
     else if (option == "--epochs" && i + 1 < argc)
       epochs = std::atoi(argv[++i]);
+    else if (option == "--learning-rate" && i + 1 < argc)
+      learning_rate = std::atof(argv[++i]);
     else
       folder = option;
   }
@@ -198,11 +202,13 @@ int main(int argc, char** argv) {
   Generator g(1);
   SequenceEncoderOptions body{.kind = kind};
   if (kind == "transformer") {
-    body.hidden_size = 144;
+    body.hidden_size = 96;
+    body.num_layers = 2;
     body.dropout = 0.1;
   } else {
     body.hidden_size = kind == "gru" ? 136 : 112;
   }
+  if (learning_rate <= 0) learning_rate = kind == "transformer" ? 1e-3 : 4e-3;
   Tagger model(v, body, g);
   std::printf("%s, %lld parameters, %lld of them above the words; %zu sentences, %zu words known\n",
               kind.c_str(), static_cast<long long>(model.parameter_count()),
@@ -226,7 +232,7 @@ int main(int argc, char** argv) {
                               : quick    ? 4
                                          : 8,
                     .batch = quick ? 16 : 32,
-                    .learning_rate = kind == "transformer" ? 1.5e-3 : 4e-3,
+                    .learning_rate = learning_rate,
                     .warmup = 0.05,
                     .clip_norm = 1,
                     .on_epoch = [](const EpochPoint& point) {

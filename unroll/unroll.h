@@ -15,6 +15,7 @@
 #include <unroll/io/tokens.h>
 #include <unroll/layers/attention.h>
 #include <unroll/layers/cells.h>
+#include <unroll/layers/chrono.h>
 #include <unroll/layers/decoder_attention.h>
 #include <unroll/layers/dlinear.h>
 #include <unroll/layers/dropout.h>
@@ -27,6 +28,7 @@
 #include <unroll/layers/positions.h>
 #include <unroll/layers/recurrent.h>
 #include <unroll/layers/regularization.h>
+#include <unroll/layers/revin.h>
 #include <unroll/layers/rwkv.h>
 #include <unroll/layers/sequence_encoder.h>
 #include <unroll/layers/sequential.h>

@@ -58,6 +58,7 @@
 #include <unroll/optim/rmsprop.h>
 #include <unroll/optim/schedule.h>
 #include <unroll/optim/sgd.h>
+#include <unroll/train/anomaly.h>
 #include <unroll/train/batches.h>
 #include <unroll/train/bleu.h>
 #include <unroll/train/epochs.h>

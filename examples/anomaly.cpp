@@ -191,8 +191,11 @@ Count judge(const char* title, const Series& s, std::int64_t from, double epsilo
     if (inside) found[number] = true;
   }
   count.found = static_cast<int>(std::ranges::count(found, true));
-  std::printf("  %-28s %d of %d windows found, %d false alarms\n", print ? "" : title, count.found,
-              count.windows, count.wrong);
+  std::string missed;
+  for (std::size_t i = 0; i < found.size(); ++i)
+    if (!found[i]) missed += (missed.empty() ? ", missed " : " ") + std::to_string(i + 1);
+  std::printf("  %-28s %d of %d windows found%s, %d false alarms\n", print ? "" : title,
+              count.found, count.windows, missed.c_str(), count.wrong);
   return count;
 }
 

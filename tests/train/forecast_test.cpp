@@ -2,6 +2,7 @@
 #include <unroll/graph/tape.h>
 #include <unroll/ops/arithmetic.h>
 #include <unroll/ops/index.h>
+#include <unroll/ops/layout.h>
 #include <unroll/ops/reduce.h>
 #include <unroll/train/forecast.h>
 
@@ -77,6 +78,11 @@ TEST_CASE("DLinear is two linear layers along time", "[train]") {
       gradient_error([&](std::span<const Tensor> in) { return std::vector<Tensor>{model(in[0])}; },
                      std::vector<Tensor>{x}, wrt) < 1e-7);
   CHECK_THROWS_AS(model(g.normal({5, 2, 3}, 0, 1, DType::f64)), ShapeError);
+  // Season and trend add up to the window, so that their means add up to its mean.
+  DLinear average({.look_back = 6, .horizon = 4, .kernel = 3, .average = true}, g);
+  average.to(DType::f64);
+  const Tensor biases = average(Tensor::zeros({6, 2, 3}, DType::f64));
+  CHECK(largest_difference(average(x) - biases, expand(mean(x, {0}, true), {4, 2, 3})) < 1e-7);
   CHECK_THROWS_AS(DLinear({.kernel = 24}), Error);
 }
 
@@ -192,6 +198,7 @@ TEST_CASE("a sequence model reads the last whole patches, channel by channel", "
     const Tensor x = g.normal({13, 2, 2}, 0, 1);
     const Tensor y = (*model)(x);
     REQUIRE(y.shape() == Shape{3, 2, 2});
+    CHECK_THROWS_AS((*model)(slice(x, 0, 1)), ShapeError);
     // One sequence of the batch alone, and one channel moved and scaled: the others do not notice.
     CHECK(largest_difference((*model)(slice(x, 1, 1)), slice(y, 1, 1)) < 1e-5);
     const Tensor scale = Tensor::from<float>({1, 50}, {2}),

@@ -46,6 +46,10 @@ class SequenceForecaster : public Forecaster {
     add("head", head_);
   }
   Tensor operator()(const Tensor& x) override {
+    if (x.rank() != 3 || x.size(0) != options_.look_back)
+      fail_shape("forecast",
+                 fmt::format("{} for a look-back of {} steps", to_string(x), options_.look_back),
+                 "x is [look_back, B, C]");
     const RevIN::Normalized window = revin_.normalize(x);
     // [T, B, C] -> [steps, sequences, patch * columns]
     const std::int64_t steps = options_.look_back / options_.patch;

@@ -3,10 +3,12 @@
 #include <unroll/io/fail_data.h>
 #include <unroll/train/forecast.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <memory>
+#include <optional>
 
 #include "commands.h"
 #include "options.h"
@@ -18,10 +20,14 @@ struct ForecastArguments {
   std::string series;
   std::vector<std::string> models = {"dlinear", "lstm", "gru", "transformer"}, columns;
   std::vector<std::int64_t> split;
-  std::int64_t horizon = 24, look_back = 336, period = 24, batch = 32, seed = 1, kernel = 25;
-  std::int64_t parameters = 50'000;
-  int epochs = 10, patience = 3, layers = 1, threads = 1;
-  double learning_rate = 3e-4, dropout = 0.1;
+  std::int64_t horizon = 24, look_back = 336, period = 24, seed = 1, seeds = 1, kernel = 25;
+  std::int64_t parameters = ForecasterOptions{}.parameters, patch = ForecasterOptions{}.patch;
+  int layers = 1, threads = 1;
+  double dropout = ForecasterOptions{}.dropout;
+  bool mix_channels = false;
+  std::optional<int> epochs, patience;  // these four: undefined as in forecast_recipe()
+  std::optional<std::int64_t> batch;
+  std::optional<double> learning_rate;
 };
 
 // The monthly sunspots among the data sets that do not belong to the program.
@@ -59,7 +65,9 @@ void run(const ForecastArguments& a) {
                              .kernel = a.kernel,
                              .parameters = a.parameters,
                              .layers = a.layers,
-                             .dropout = a.dropout};
+                             .dropout = a.dropout,
+                             .patch = std::min(a.patch, a.look_back),
+                             .channel_independent = !a.mix_channels};
   };
   for (const std::string& model : a.models) {  // what is wrong with one shows before any training
     Generator generator(static_cast<std::uint64_t>(a.seed));
@@ -83,19 +91,26 @@ void run(const ForecastArguments& a) {
                        data.test),
         "");
   for (const std::string& name : a.models) {
-    Generator generator(static_cast<std::uint64_t>(a.seed));
-    const auto model = make_forecaster(options(name), generator);
-    const EpochResult result = train_forecaster(*model, data, generator,
-                                                {.epochs = a.epochs,
-                                                 .batch = a.batch,
-                                                 .learning_rate = a.learning_rate,
-                                                 .clip_norm = 1,
-                                                 .patience = a.patience,
-                                                 .label = name});
-    if (result.interrupted) fail("forecast", "interrupted while training " + name);
-    print_score(name, score_forecast(std::ref(*model), data.test),
-                fmt::format("{:>12.4f}{:>12}{:>8}{:>10.1f}", result.best, model->parameter_count(),
-                            result.best_epoch, result.seconds));
+    EpochOptions recipe = forecast_recipe(name);
+    recipe.epochs = a.epochs.value_or(recipe.epochs);
+    recipe.patience = a.patience.value_or(recipe.patience);
+    recipe.batch = a.batch.value_or(recipe.batch);
+    recipe.learning_rate = a.learning_rate.value_or(recipe.learning_rate);
+    recipe.label = name;
+    ForecastScore mean;
+    for (std::int64_t seed = a.seed; seed < a.seed + a.seeds; ++seed) {
+      Generator generator(static_cast<std::uint64_t>(seed));
+      const auto model = make_forecaster(options(name), generator);
+      const EpochResult result = train_forecaster(*model, data, generator, recipe);
+      if (result.interrupted) fail("forecast", "interrupted while training " + name);
+      const ForecastScore score = score_forecast(std::ref(*model), data.test);
+      mean.mse += score.mse / static_cast<double>(a.seeds);
+      mean.mae += score.mae / static_cast<double>(a.seeds);
+      print_score(name, score,
+                  fmt::format("{:>12.4f}{:>12}{:>8}{:>10.1f}", result.best,
+                              model->parameter_count(), result.best_epoch, result.seconds));
+    }
+    if (a.seeds > 1) print_score(fmt::format("  mean of {}", a.seeds), mean, "");
   }
 }
 
@@ -132,16 +147,30 @@ void add_forecast(CLI::App& app) {
   command->add_option("--layers", a->layers, "Layers of each sequence model")
       ->check(whole(1, 1000));
   command->add_option("--dropout", a->dropout, "Of the sequence models")->check(real(0, 0.99));
-  command->add_option("--epochs", a->epochs, "Passes over the training windows, at the most")
+  command
+      ->add_option("--patch", a->patch,
+                   "Rows that a sequence model reads in one step, the look-back at the most")
+      ->check(whole(1));
+  command->add_flag("--mix-channels", a->mix_channels,
+                    "Sequence models read all channels at once, not each alone");
+  command
+      ->add_option("--epochs", a->epochs,
+                   "Passes over the training windows, at the most (dlinear: 10, others: 20)")
       ->check(whole(1, 1'000'000));
   command
       ->add_option("--patience", a->patience,
-                   "Epochs without a better validation before training stops; 0: never")
+                   "Epochs without a better validation before training stops; 0: never "
+                   "(dlinear: 3, others: 5)")
       ->check(whole(0, 1'000'000));
-  command->add_option("--batch", a->batch, "Windows in a step")->check(whole(1, 1'000'000));
-  command->add_option("--learning-rate", a->learning_rate, "The highest, Adam's")
+  command->add_option("--batch", a->batch, "Windows in a step (dlinear: 8, others: 32)")
+      ->check(whole(1, 1'000'000));
+  command
+      ->add_option("--learning-rate", a->learning_rate,
+                   "The highest, Adam's (dlinear: 1e-4, others: 1e-3)")
       ->check(positive(10));
   command->add_option("--seed", a->seed, "Of parameters, order and dropout")->check(whole(0));
+  command->add_option("--seeds", a->seeds, "Trainings of each model, with consecutive seeds")
+      ->check(whole(1, 1000));
   command->add_option("--threads", a->threads, "Threads")->check(whole(1, 1024));
   command->callback([=] { run(*a); });
 }

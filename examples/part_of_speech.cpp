@@ -1,11 +1,13 @@
-// Parts of speech of English: words, and the characters that they are made of, read in both
+// Parts of speech: words, and the characters that they are made of, read in both
 // directions.
 //
-//     part_of_speech [--quick] [--model lstm|gru|transformer] [--epochs N] [FOLDER]
+//     part_of_speech [--quick] [--model lstm|gru|transformer] [--epochs N]
+//                    [--learning-rate R] [FOLDER]
 //
-// FOLDER (default: ud_english_ewt in $UNROLL_DATA) holds train.tsv, dev.tsv and test.tsv: a word, a
-// tab and its tag a line, a blank line behind every sentence. dev.tsv chooses the epoch; test.tsv
-// is looked at once, at the end. (examples/tagger.cpp is the same in a page, with a toy language.)
+// FOLDER (default: ud_english_ewt in $UNROLL_DATA) is a treebank of Universal Dependencies, of any
+// language: ...train.conllu, ...dev.conllu and ...test.conllu; or train.tsv, dev.tsv and test.tsv
+// with a word, a tab and its tag a line, and a blank line behind every sentence. dev chooses the
+// epoch; test is looked at once, at the end.
 #include <unroll/unroll.h>
 
 #include <algorithm>
@@ -21,6 +23,15 @@ using namespace unroll;
 constexpr std::int64_t padding = -100;
 constexpr std::int64_t unknown = 0;  // index of words and characters that training has not seen
 using Index = std::map<std::string, std::int64_t>;
+
+std::vector<TaggedSentence> load(const std::filesystem::path& folder, const std::string& part) {
+  for (const auto& file : std::filesystem::directory_iterator(folder)) {
+    const std::string name = file.path().filename().string();
+    if (name == part + ".tsv") return read_tagged_text(file.path());
+    if (name.ends_with(part + ".conllu")) return read_tagged_text(file.path(), conllu);
+  }
+  throw DataError(folder.string() + ": neither ..." + part + ".conllu nor " + part + ".tsv");
+}
 
 struct Vocabularies {
   Index words, characters, tags;  ///< of words and characters, 0 stands for all others
@@ -167,6 +178,7 @@ double error(Tagger& model, const std::vector<TaggedSentence>& sentences, const 
 int main(int argc, char** argv) {
   bool quick = false;
   int epochs = 0;
+  double learning_rate = 0;
   std::string kind = "lstm";
   const char* data = std::getenv("UNROLL_DATA");
   std::filesystem::path folder =
@@ -179,16 +191,17 @@ int main(int argc, char** argv) {
       kind = argv[++i];
     else if (option == "--epochs" && i + 1 < argc)
       epochs = std::atoi(argv[++i]);
+    else if (option == "--learning-rate" && i + 1 < argc)
+      learning_rate = std::atof(argv[++i]);
     else
       folder = option;
   }
   if (!std::filesystem::is_directory(folder)) {
-    std::printf("skipped: give the folder of the sentences, or ud_english_ewt in $UNROLL_DATA\n");
+    std::printf("skipped: give the folder of a treebank, or ud_english_ewt in $UNROLL_DATA\n");
     return 0;
   }
-  std::vector<TaggedSentence> train = read_tagged_text(folder / "train.tsv"),
-                              dev = read_tagged_text(folder / "dev.tsv"),
-                              test = read_tagged_text(folder / "test.tsv");
+  std::vector<TaggedSentence> train = load(folder, "train"), dev = load(folder, "dev"),
+                              test = load(folder, "test");
   if (quick) {
     train.resize(std::min<std::size_t>(train.size(), 1500));
     dev.resize(std::min<std::size_t>(dev.size(), 200));
@@ -198,11 +211,13 @@ int main(int argc, char** argv) {
   Generator g(1);
   SequenceEncoderOptions body{.kind = kind};
   if (kind == "transformer") {
-    body.hidden_size = 144;
+    body.hidden_size = 96;
+    body.num_layers = 2;
     body.dropout = 0.1;
   } else {
     body.hidden_size = kind == "gru" ? 136 : 112;
   }
+  if (learning_rate <= 0) learning_rate = kind == "transformer" ? 1e-3 : 4e-3;
   Tagger model(v, body, g);
   std::printf("%s, %lld parameters, %lld of them above the words; %zu sentences, %zu words known\n",
               kind.c_str(), static_cast<long long>(model.parameter_count()),
@@ -226,7 +241,7 @@ int main(int argc, char** argv) {
                               : quick    ? 4
                                          : 8,
                     .batch = quick ? 16 : 32,
-                    .learning_rate = kind == "transformer" ? 1.5e-3 : 4e-3,
+                    .learning_rate = learning_rate,
                     .warmup = 0.05,
                     .clip_norm = 1,
                     .on_epoch = [](const EpochPoint& point) {

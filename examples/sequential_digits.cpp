@@ -1,9 +1,11 @@
 // Handwritten digits as sequences: 28 rows of 28 numbers, or 784 pixels one after the other, read
-// by an LSTM or a Transformer encoder of about the same number of parameters.
+// by an LSTM or a Transformer encoder of the same number of parameters.
 //
-//     sequential_digits [--quick] [--pixels] [--model lstm|gru|transformer] [--epochs N]
-//                       [--images N] [FOLDER]
+//     sequential_digits [--quick] [--pixels] [--model lstm|gru|transformer] [--hidden N]
+//                       [--epochs N] [--batch N] [--learning-rate R] [--images N] [FOLDER]
 //
+// What a pixel tells has to be kept for up to 783 steps: by pixels, LSTM and GRU start with units
+// that forget after 1 to 784 steps (unroll/layers/chrono.h).
 // FOLDER (default: mnist in $UNROLL_DATA) holds MNIST's four files. The last 5000 training images
 // choose the epoch; the test images are looked at once, at the end.
 #include <unroll/unroll.h>
@@ -82,7 +84,8 @@ double error(Reader& model, const Digits& digits, std::int64_t begin, std::int64
 int main(int argc, char** argv) {
   bool quick = false, pixels = false;
   int epochs = 0;
-  std::int64_t images = 55'000;
+  std::int64_t images = 55'000, hidden = 0, batch = 0;
+  double learning_rate = 0;
   std::string kind = "lstm";
   const char* data = std::getenv("UNROLL_DATA");
   std::filesystem::path folder = data != nullptr ? std::filesystem::path(data) / "mnist" : "";
@@ -97,6 +100,12 @@ int main(int argc, char** argv) {
       kind = argv[++i];
     else if (option == "--epochs" && more)
       epochs = std::atoi(argv[++i]);
+    else if (option == "--hidden" && more)
+      hidden = std::atoll(argv[++i]);
+    else if (option == "--batch" && more)
+      batch = std::atoll(argv[++i]);
+    else if (option == "--learning-rate" && more)
+      learning_rate = std::atof(argv[++i]);
     else if (option == "--images" && more)
       images = std::atoll(argv[++i]);
     else
@@ -110,17 +119,23 @@ int main(int argc, char** argv) {
   const std::int64_t held = 5000, columns = pixels ? 1 : 28;
   if (quick) images = std::min<std::int64_t>(images, 4000);
   images = std::min(images, train.size() - held);
-  if (epochs < 1) epochs = quick ? 3 : pixels ? 1 : 6;
+  if (epochs < 1) epochs = quick ? 3 : pixels && kind != "transformer" ? 6 : 5;
+  if (batch < 1) batch = quick || pixels ? 50 : 100;
+  if (learning_rate <= 0) learning_rate = pixels ? 2e-3 : 3e-3;
 
   Generator g(1);
   SequenceEncoderOptions options{.kind = kind, .input_size = columns, .bidirectional = false};
   if (kind == "transformer") {
-    options.hidden_size = 64;
+    options.hidden_size = pixels ? 26 : 56;
     options.num_layers = 2;
-    options.dropout = 0.1;
+    options.heads = pixels ? 1 : 4;
+    options.dropout = pixels ? 0 : 0.1;
   } else {
-    options.hidden_size = kind == "gru" ? 144 : 128;
+    options.hidden_size = pixels ? 64 : 128;
+    if (kind == "gru") options.hidden_size = options.hidden_size * 9 / 8;
+    if (pixels) options.longest = 784;
   }
+  if (hidden > 0) options.hidden_size = hidden;
   Reader model(options, g);
   std::printf("%s, %lld parameters, %lld images of %lld steps\n", kind.c_str(),
               static_cast<long long>(model.parameter_count()), static_cast<long long>(images),
@@ -140,8 +155,8 @@ int main(int argc, char** argv) {
   const EpochResult result =
       train_epochs(model, adam, task, g,
                    {.epochs = epochs,
-                    .batch = quick ? 50 : 100,
-                    .learning_rate = 3e-3,
+                    .batch = batch,
+                    .learning_rate = learning_rate,
                     .warmup = 0.05,
                     .clip_norm = 1,
                     .on_epoch = [](const EpochPoint& point) {

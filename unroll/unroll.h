@@ -15,6 +15,7 @@
 #include <unroll/io/tokens.h>
 #include <unroll/layers/attention.h>
 #include <unroll/layers/cells.h>
+#include <unroll/layers/chrono.h>
 #include <unroll/layers/decoder_attention.h>
 #include <unroll/layers/dlinear.h>
 #include <unroll/layers/dropout.h>
@@ -27,6 +28,7 @@
 #include <unroll/layers/positions.h>
 #include <unroll/layers/recurrent.h>
 #include <unroll/layers/regularization.h>
+#include <unroll/layers/revin.h>
 #include <unroll/layers/rwkv.h>
 #include <unroll/layers/sequence_encoder.h>
 #include <unroll/layers/sequential.h>
@@ -56,6 +58,7 @@
 #include <unroll/optim/rmsprop.h>
 #include <unroll/optim/schedule.h>
 #include <unroll/optim/sgd.h>
+#include <unroll/train/anomaly.h>
 #include <unroll/train/batches.h>
 #include <unroll/train/bleu.h>
 #include <unroll/train/epochs.h>

@@ -28,6 +28,21 @@ TEST_CASE("tagged text is words and tags, sentence by sentence", "[io]") {
   CHECK(other[0].words == Names{"The", "cat"});
 }
 
+TEST_CASE("CoNLL-U is read without ranges and empty nodes", "[io]") {
+  const auto sentences = parse_tagged_text(
+      "# sent_id = 1\n# text = I don't\n"
+      "1\tI\tI\tPRON\tPRP\t_\t3\tnsubj\t_\t_\n"
+      "2-3\tdon't\t_\t_\t_\t_\t_\t_\t_\t_\n"
+      "2\tdo\tdo\tAUX\tVBP\t_\t0\troot\t_\t_\n"
+      "3\tn't\tnot\tPART\tRB\t_\t2\tadvmod\t_\t_\n"
+      "3.1\tgo\tgo\tVERB\t_\t_\t_\t_\t_\t_\n\n",
+      conllu);
+  REQUIRE(sentences.size() == 1);
+  CHECK(sentences[0].words == Names{"I", "do", "n't"});
+  CHECK(sentences[0].tags == Names{"PRON", "AUX", "PART"});
+  CHECK(has(refusal("1\tI\tI\n", conllu), "line 1: no column 3"));
+}
+
 TEST_CASE("tagged text names the line of what is wrong", "[io]") {
   CHECK(has(refusal("a\tX\nb\n"), "'here' line 2: no column 1"));
   CHECK(has(refusal("a\tX\n\nb\t\n"), "'here' line 3: column 1 is empty"));

@@ -66,6 +66,25 @@ TEST_CASE("the parameters of the best epoch are kept", "[train]") {
   CHECK(weights[2] != weights[1]);
 }
 
+TEST_CASE("a factor for each epoch takes the place of warm-up and cosine", "[train]") {
+  Generator g(4);
+  Linear model(1, 1, g);
+  SGD optimizer(model.parameters(), {});
+  std::vector<double> rates;
+  const EpochTask task{.examples = 4, .loss = [&](std::span<const std::int64_t>) {
+                         rates.push_back(optimizer.learning_rate());
+                         return sum(model(Tensor::full({1, 1}, 1)));
+                       }};
+  train_epochs(model, optimizer, task, g,
+               {.epochs = 3,
+                .batch = 2,
+                .learning_rate = 0.5,
+                .warmup = 0.5,
+                .epoch_factor = [](int epoch) { return 1.0 / epoch; },
+                .label = ""});
+  CHECK(rates == std::vector<double>{0.5, 0.5, 0.25, 0.25, 0.5 / 3, 0.5 / 3});
+}
+
 TEST_CASE("a loss that is not finite stops the epochs", "[train]") {
   Generator g(3);
   Linear model(1, 1, g);

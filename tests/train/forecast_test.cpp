@@ -2,6 +2,7 @@
 #include <unroll/graph/tape.h>
 #include <unroll/ops/arithmetic.h>
 #include <unroll/ops/index.h>
+#include <unroll/ops/layout.h>
 #include <unroll/ops/reduce.h>
 #include <unroll/train/forecast.h>
 
@@ -77,6 +78,11 @@ TEST_CASE("DLinear is two linear layers along time", "[train]") {
       gradient_error([&](std::span<const Tensor> in) { return std::vector<Tensor>{model(in[0])}; },
                      std::vector<Tensor>{x}, wrt) < 1e-7);
   CHECK_THROWS_AS(model(g.normal({5, 2, 3}, 0, 1, DType::f64)), ShapeError);
+  // Season and trend add up to the window, so that their means add up to its mean.
+  DLinear average({.look_back = 6, .horizon = 4, .kernel = 3, .average = true}, g);
+  average.to(DType::f64);
+  const Tensor biases = average(Tensor::zeros({6, 2, 3}, DType::f64));
+  CHECK(largest_difference(average(x) - biases, expand(mean(x, {0}, true), {4, 2, 3})) < 1e-7);
   CHECK_THROWS_AS(DLinear({.kernel = 24}), Error);
 }
 
@@ -175,6 +181,38 @@ TEST_CASE("naive forecasts repeat the last row and the last season", "[train]") 
   CHECK(exact.mae == 0);
 }
 
+TEST_CASE("a sequence model reads the last whole patches, channel by channel", "[train]") {
+  for (const bool independent : {true, false}) {
+    CAPTURE(independent);
+    Generator g(4);
+    const auto model = make_forecaster({.model = "gru",
+                                        .channels = 2,
+                                        .look_back = 13,
+                                        .horizon = 3,
+                                        .parameters = 8000,
+                                        .dropout = 0,
+                                        .patch = 4,
+                                        .channel_independent = independent},
+                                       g);
+    model->eval();
+    const Tensor x = g.normal({13, 2, 2}, 0, 1);
+    const Tensor y = (*model)(x);
+    REQUIRE(y.shape() == Shape{3, 2, 2});
+    CHECK_THROWS_AS((*model)(slice(x, 0, 1)), ShapeError);
+    // One sequence of the batch alone, and one channel moved and scaled: the others do not notice.
+    CHECK(largest_difference((*model)(slice(x, 1, 1)), slice(y, 1, 1)) < 1e-5);
+    const Tensor scale = Tensor::from<float>({1, 50}, {2}),
+                 shift = Tensor::from<float>({0, 9}, {2});
+    CHECK(largest_difference((*model)(x * scale + shift), y * scale + shift) < 2e-2);
+    // Another shape of channel 1 reaches channel 0 where they are read together, and only there.
+    const Tensor other = concat({slice(x, 2, 0, 1), g.normal({13, 2, 1}, 0, 1)}, 2);
+    const double reached = largest_difference(slice((*model)(other), 2, 0, 1), slice(y, 2, 0, 1));
+    CHECK((independent ? reached < 1e-5 : reached > 1e-4));
+  }
+  CHECK(has(message_of([] { make_forecaster({.model = "gru", .look_back = 12, .patch = 13}); }),
+            "patches of 13 rows of 12"));
+}
+
 TEST_CASE("forecasters learn a wave and a slope", "[train]") {
   const ForecastData data(ramp(400), {.train = 300, .validation = 40, .test = 60}, 24, 6);
   const double naive =
@@ -187,7 +225,9 @@ TEST_CASE("forecasters learn a wave and a slope", "[train]") {
                                         .horizon = 6,
                                         .kernel = 5,
                                         .parameters = 8000,
-                                        .dropout = 0},
+                                        .dropout = 0,
+                                        .patch = 4,
+                                        .channel_independent = name[0] != 'g'},
                                        g);
     const EpochResult result = train_forecaster(
         *model, data, g, {.epochs = 12, .learning_rate = 1e-2, .clip_norm = 1, .label = ""});
@@ -207,6 +247,9 @@ TEST_CASE("DLinear reaches its published error on ETTh1", "[slow]") {
   CHECK(data.test.count() == 2785);
   Generator g(1);
   const auto model = make_forecaster({.channels = 7}, g);
-  train_forecaster(*model, data, g, {.epochs = 5, .clip_norm = 1, .label = ""});
+  EpochOptions recipe = forecast_recipe("dlinear");
+  recipe.epochs = 5;
+  recipe.label = "";
+  train_forecaster(*model, data, g, recipe);
   CHECK(std::abs(score_forecast(std::ref(*model), data.test).mse - 0.375) < 0.005);
 }

@@ -46,6 +46,9 @@ std::vector<TaggedSentence> parse_tagged_text(std::string_view text,
                   fmt::format("'{}' line {}: column {} is empty", name, number, wanted));
       return field;
     };
+    if (options.numbered &&
+        !std::ranges::all_of(column(0), [](char c) { return '0' <= c && c <= '9'; }))
+      continue;
     sentence.words.push_back(column(options.word_column));
     sentence.tags.push_back(column(options.tag_column));
   }

@@ -15,7 +15,13 @@ struct TaggedSentence {
 struct TaggedTextOptions {
   int word_column = 0;  ///< counted from 0
   int tag_column = 1;
+  /// A row whose first column is not a whole number is no word: in CoNLL-U, "3-4" stands for two
+  /// words written as one, and "8.1" for one that is not written.
+  bool numbered = false;
 };
+
+/// CoNLL-U, the files of Universal Dependencies: FORM and UPOS.
+inline constexpr TaggedTextOptions conllu{.word_column = 1, .tag_column = 3, .numbered = true};
 
 /// Reads UTF-8 text with a word a line, its columns separated by tabs, and a blank line behind
 /// every sentence. Lines that begin with "# " before a sentence's first word are comments. Throws

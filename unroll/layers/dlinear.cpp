@@ -48,6 +48,10 @@ DLinear::DLinear(const DLinearOptions& options, GeneratorRef generator)
   if (options.kernel < 1 || options.kernel % 2 == 0)
     fail("DLinear", fmt::format("a moving average over {} steps", options.kernel),
          "An odd number has a middle");
+  if (options.average)
+    for (Linear* layer : {&seasonal_, &trend_})
+      layer->weight.set_value(Tensor::full({options.horizon, options.look_back},
+                                           1 / static_cast<double>(options.look_back)));
   add("Linear_Seasonal", seasonal_);
   add("Linear_Trend", trend_);
 }

@@ -19,6 +19,7 @@ struct DLinearOptions {
   std::int64_t look_back = 336;  ///< steps that are read
   std::int64_t horizon = 96;     ///< steps that are forecast
   std::int64_t kernel = 25;      ///< of the moving average
+  bool average = false;  ///< weights start as 1 / look_back, the mean of the window; else uniform
 };
 
 /// Two linear layers along time, for the trend and for the rest, shared by all channels (Zeng et

@@ -1,4 +1,5 @@
 #include <fmt/format.h>
+#include <unroll/layers/chrono.h>
 #include <unroll/layers/sequence_encoder.h>
 #include <unroll/ops/arithmetic.h>
 #include <unroll/ops/index.h>
@@ -42,7 +43,10 @@ SequenceEncoder::SequenceEncoder(const SequenceEncoderOptions& o, GeneratorRef g
     fail("SequenceEncoder", fmt::format("no kind is named '{}'", o.kind),
          "Known: lstm, gru, transformer");
   }
-  if (recurrent_) add("rnn", *recurrent_);
+  if (recurrent_) {
+    if (o.longest > 0) chrono_init(*recurrent_, o.longest, generator);
+    add("rnn", *recurrent_);
+  }
 }
 
 Output SequenceEncoder::encode(const Tensor& x, const Tensor& lengths) {

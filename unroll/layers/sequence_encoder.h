@@ -16,6 +16,7 @@ struct SequenceEncoderOptions {
   bool bidirectional = true;  ///< LSTM, GRU; a Transformer here always sees both sides
   std::int64_t heads = 4;     ///< Transformer
   double dropout = 0;         ///< between layers; Transformer: of all its parts
+  std::int64_t longest = 0;   ///< LSTM, GRU: steps for chrono_init(); 0: without
 };
 
 /// What tagging and classification need of an architecture: every step of a sequence as a vector

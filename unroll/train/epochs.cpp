@@ -73,7 +73,10 @@ EpochResult train_epochs(Module& model, Optimizer& optimizer, const EpochTask& t
         result.interrupted = true;
         break;
       }
-      optimizer.set_learning_rate(rate(step++));
+      const double now =
+          options.epoch_factor ? options.learning_rate * options.epoch_factor(epoch) : rate(step);
+      optimizer.set_learning_rate(now);
+      ++step;
       optimizer.zero_grad();
       {
         Tape tape;

@@ -35,8 +35,10 @@ struct EpochOptions {
   std::int64_t batch = 32;
   double learning_rate = 1e-3;  ///< the highest
   double warmup = 0;            ///< share of all steps; from there on half a cosine down to 0
-  double clip_norm = 0;         ///< 0: no clipping
-  int patience = 0;             ///< epochs without a better evaluation before stopping; 0: never
+  /// In place of warm-up and cosine: the share of learning_rate that epoch 1, 2, ... runs at.
+  std::function<double(int epoch)> epoch_factor = {};
+  double clip_norm = 0;  ///< 0: no clipping
+  int patience = 0;      ///< epochs without a better evaluation before stopping; 0: never
   std::function<void(const EpochPoint&)> on_epoch = {};
   std::string label = "train";  ///< of the progress bar; empty: none
 };

@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 #include <unroll/graph/tape.h>
 #include <unroll/io/fail_data.h>
+#include <unroll/layers/revin.h>
 #include <unroll/ops/arithmetic.h>
 #include <unroll/ops/index.h>
 #include <unroll/ops/layout.h>
@@ -18,7 +19,9 @@ namespace {
 class LinearForecaster : public Forecaster {
  public:
   LinearForecaster(const ForecasterOptions& o, GeneratorRef g)
-      : model_({.look_back = o.look_back, .horizon = o.horizon, .kernel = o.kernel}, g) {
+      : model_(
+            {.look_back = o.look_back, .horizon = o.horizon, .kernel = o.kernel, .average = true},
+            g) {
     add("dlinear", model_);
   }
   Tensor operator()(const Tensor& x) override { return model_(x); }
@@ -31,29 +34,47 @@ class LinearForecaster : public Forecaster {
 class SequenceForecaster : public Forecaster {
  public:
   SequenceForecaster(const ForecasterOptions& o, GeneratorRef g)
-      : horizon_(o.horizon),
-        channels_(o.channels),
-        model_(make_model(config_of(o), g)),
+      : options_(checked(o)),
+        columns_(o.channel_independent ? 1 : o.channels),
+        revin_({.channels = o.channels}),
+        model_(make_model(config_of(o, columns_), g)),
         dropout_(o.dropout, g),
-        head_(features, o.horizon * o.channels, g) {
+        head_(features, o.horizon * columns_, g) {
+    add("revin", revin_);
     add("model", *model_);
     add("dropout", dropout_);
     add("head", head_);
   }
   Tensor operator()(const Tensor& x) override {
-    const Tensor last = slice(x, 0, -1);
-    const Tensor read = select((*model_)(x - last).output, 0, -1);  // [B, features]
-    const Tensor y = reshape(head_(dropout_(read)), {x.size(1), horizon_, channels_});
-    return permute(y, {1, 0, 2}) + last;
+    if (x.rank() != 3 || x.size(0) != options_.look_back)
+      fail_shape("forecast",
+                 fmt::format("{} for a look-back of {} steps", to_string(x), options_.look_back),
+                 "x is [look_back, B, C]");
+    const RevIN::Normalized window = revin_.normalize(x);
+    // [T, B, C] -> [steps, sequences, patch * columns]
+    const std::int64_t steps = options_.look_back / options_.patch;
+    const Tensor seen = slice(window.x, 0, x.size(0) - steps * options_.patch);
+    const Tensor patches =
+        permute(reshape(seen, {steps, options_.patch, -1, columns_}), {0, 2, 1, 3});
+    const Tensor read = select((*model_)(flatten(patches, 2)).output, 0, -1);
+    const Tensor y = reshape(head_(dropout_(read)), {-1, options_.horizon, columns_});
+    return revin_.restore(reshape(permute(y, {1, 0, 2}), {options_.horizon, x.size(1), x.size(2)}),
+                          window);
   }
   std::string describe() const override { return "SequenceForecaster"; }
 
  private:
   static constexpr std::int64_t features = 64;
 
-  static ModelConfig config_of(const ForecasterOptions& o) {
+  static const ForecasterOptions& checked(const ForecasterOptions& o) {
+    if (o.patch < 1 || o.patch > o.look_back)
+      fail("forecast", fmt::format("patches of {} rows of {}", o.patch, o.look_back),
+           "A patch is no longer than the look-back");
+    return o;
+  }
+  static ModelConfig config_of(const ForecasterOptions& o, std::int64_t columns) {
     return sized({.kind = model_kind(o.model),
-                  .features = o.channels,
+                  .features = o.patch * columns,
                   .outputs = features,
                   .embedding = features,
                   .layers = o.layers,
@@ -62,7 +83,9 @@ class SequenceForecaster : public Forecaster {
                  o.parameters);
   }
 
-  std::int64_t horizon_, channels_;
+  ForecasterOptions options_;
+  std::int64_t columns_;  // of the series that one sequence holds
+  RevIN revin_;
   std::unique_ptr<SequenceModel> model_;
   Dropout dropout_;
   Linear head_;
@@ -186,6 +209,21 @@ Tensor forecast_seasonal(const Tensor& x, std::int64_t horizon, std::int64_t per
   for (std::int64_t t = 0; t < horizon; t += period)
     parts.push_back(slice(season, 0, 0, std::min(period, horizon - t)));
   return concat(parts);
+}
+
+EpochOptions forecast_recipe(const std::string& model) {
+  if (model == "dlinear")
+    return {.epochs = 10,
+            .batch = 8,
+            .learning_rate = 1e-4,
+            .epoch_factor = [](int epoch) { return std::ldexp(1.0, -std::max(0, epoch - 2)); },
+            .patience = 3};
+  return {.epochs = 20,
+          .batch = 32,
+          .learning_rate = 1e-3,
+          .warmup = 0.05,
+          .clip_norm = 1,
+          .patience = 5};
 }
 
 EpochResult train_forecaster(Forecaster& model, const ForecastData& data, Generator& generator,

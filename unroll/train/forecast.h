@@ -65,13 +65,17 @@ struct ForecasterOptions {
   std::int64_t parameters = 50'000;  ///< of a sequence model, without the layer that forecasts
   int layers = 1;
   std::int64_t heads = 4;
-  double dropout = 0.1;
+  double dropout = 0.2;
+  std::int64_t patch = 24;          ///< rows that a sequence model reads in one step
+  bool channel_independent = true;  ///< every channel is a sequence of its own
 };
 
-/// A DLinear, or a sequence model that reads the window less its last row; a linear layer on what
-/// it gives at the last step forecasts all steps and channels at once, and the last row is added
-/// back (so that a level that drifts away from the training rows need not be learned; Zeng et al.,
-/// 2023, NLinear). Throws Error for an unknown name, listing the known ones.
+/// A DLinear, or a sequence model that reads the window, normalised by RevIN, in patches: `patch`
+/// rows are one step (what is left over are the oldest rows, which it does not see), and a linear
+/// layer on what it gives at the last step forecasts all rows at once. Patches, and one model for
+/// all channels, each alone, are those of PatchTST (Nie et al., "A time series is worth 64 words",
+/// 2023). Throws Error for an unknown name, listing the known ones, and for a patch longer than the
+/// window.
 std::unique_ptr<Forecaster> make_forecaster(const ForecasterOptions& options,
                                             GeneratorRef generator = {});
 
@@ -88,7 +92,12 @@ Tensor forecast_persistence(const Tensor& x, std::int64_t horizon);
 /// The last `period` rows, again and again. Throws ShapeError where x has fewer.
 Tensor forecast_seasonal(const Tensor& x, std::int64_t horizon, std::int64_t period);
 
-/// Trains on the training windows, the validation windows choosing the epoch.
+/// How a model is trained where nobody says otherwise. DLinear as its authors trained it on ETTh1
+/// (their script for DLinear): Adam, batches of 8, a rate of 1e-4 for two epochs and then half that
+/// of the epoch before, 10 epochs at the most, 3 without a better validation.
+EpochOptions forecast_recipe(const std::string& model);
+
+/// Trains by Adam on the training windows, the validation windows choosing the epoch.
 EpochResult train_forecaster(Forecaster& model, const ForecastData& data, Generator& generator,
                              const EpochOptions& options);
 

@@ -76,6 +76,10 @@ TEST_CASE("numbers drawn while tracing are refused: every run would use the same
   CHECK_THROWS_AS(g.next(), Error);
   CHECK_THROWS_AS(g.normal({2}, 0, 1), Error);
   CHECK(g.position() == 0);
+  Generator own(1);  // a run would make and use it as this one does
+  CHECK(own.next() == Generator::block(1, 0)[0]);
+  CHECK(own.draw(4).position().next == 4);
+  CHECK(!tape.draws());
 }
 
 TEST_CASE("uniform numbers lie between 0 and 1 and have mean 1/2 and variance 1/12") {

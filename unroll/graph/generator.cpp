@@ -25,6 +25,18 @@ std::array<std::uint32_t, 4> Generator::block(std::uint64_t seed, std::uint64_t 
   return x;
 }
 
+namespace {
+
+bool tracing() { return Tape::current() != nullptr && Tape::current()->traces(); }
+
+}  // namespace
+
+Generator::Generator(std::uint64_t seed)
+    : at_(std::make_shared<RandomPosition>(RandomPosition{seed, 0})), traced_(tracing()) {}
+
+Generator::Generator(const Generator& other)
+    : at_(std::make_shared<RandomPosition>(*other.at_)), traced_(other.traced_) {}
+
 Generator& Generator::operator=(const Generator& other) {
   *at_ = *other.at_;
   cached_block_ = ~0ull;
@@ -37,10 +49,9 @@ Generator Generator::random() {
 }
 
 std::uint32_t Generator::next() {
-  if (const Tape* tape = Tape::current(); tape != nullptr && tape->traces()) [[unlikely]]
+  if (!traced_ && tracing()) [[unlikely]]
     fail("generator", "a number is drawn while tracing, and every run would use the same",
-         "Draw it outside and pass it as an input, or under NoGrad where that is meant; dropout "
-         "draws anew in every run");
+         "Draw it outside and pass it as an input; dropout draws anew in every run");
   const std::uint64_t index = at_->next / 4;
   if (index != cached_block_) {
     cache_ = block(at_->seed, index);
@@ -94,8 +105,7 @@ std::vector<std::int64_t> Generator::permutation(std::int64_t n) {
 }
 
 Draw Generator::draw(std::uint64_t count) {
-  if (Tape* tape = Tape::current(); tape != nullptr && tape->traces())
-    return Draw(tape->redraw(at_, count));
+  if (!traced_ && tracing()) return Draw(Tape::current()->redraw(at_, count));
   return detail::dry ? Draw() : Draw(at_->reserve(count));
 }
 

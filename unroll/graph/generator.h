@@ -28,9 +28,8 @@ class Draw;
 /// seed and n alone, so the bits are the same whatever the thread count.
 class Generator {
  public:
-  explicit Generator(std::uint64_t seed = 0)
-      : at_(std::make_shared<RandomPosition>(RandomPosition{seed, 0})) {}
-  Generator(const Generator& other) : at_(std::make_shared<RandomPosition>(*other.at_)) {}
+  explicit Generator(std::uint64_t seed = 0);
+  Generator(const Generator& other);
   Generator& operator=(const Generator& other);
   /// Seeded by the system: other numbers in every run.
   static Generator random();
@@ -62,6 +61,7 @@ class Generator {
 
  private:
   std::shared_ptr<RandomPosition> at_;  // this generator's alone, but for the programs that draw
+  bool traced_;  // made by a traced function, which would make the same one in every run
   std::uint64_t cached_block_ = ~0ull;
   std::array<std::uint32_t, 4> cache_{};
 };

@@ -111,12 +111,9 @@ TensorFunction gradient_of(const TensorFunction& f, std::vector<std::size_t> wrt
     }
     std::vector<Tensor> outputs = floating(f(watched)), seeds;
     std::erase_if(outputs, [&](const Tensor& tensor) { return !tape.owns(tensor); });
-    {
-      const NoGrad constant;  // the same numbers in every run are what is wanted
-      Generator generator(17);
-      for (const Tensor& output : outputs)
-        seeds.push_back(generator.normal(output.shape(), 0, 1, output.dtype()));
-    }
+    Generator generator(17);
+    for (const Tensor& output : outputs)
+      seeds.push_back(generator.normal(output.shape(), 0, 1, output.dtype()));
     return tape.gradient(outputs, by, {.create_graph = true, .seeds = seeds});
   };
 }

@@ -217,7 +217,7 @@ int main(int argc, char** argv) {
   } else {
     body.hidden_size = kind == "gru" ? 136 : 112;
   }
-  if (learning_rate <= 0) learning_rate = kind == "transformer" ? 1e-3 : 4e-3;
+  if (learning_rate <= 0) learning_rate = kind == "transformer" ? 2e-3 : 4e-3;
   Tagger model(v, body, g);
   std::printf("%s, %lld parameters, %lld of them above the words; %zu sentences, %zu words known\n",
               kind.c_str(), static_cast<long long>(model.parameter_count()),

@@ -65,11 +65,15 @@ TEST_CASE("a row of a small product does not depend on the rows beside it") {
   const Tensor a = normal({13, 40}, 1, DType::f32), b = normal({64, 40}, 2, DType::f32);
   Gemm g{.transpose_b = true, .m = 13, .n = 64, .k = 40};
   REQUIRE(detail::is_small(g));
-  Tensor whole = Tensor::empty({13, 64});
-  PackedGemm<float>(g, b.ptr<float>()).run(a.ptr<float>(), nullptr, whole.mutable_ptr<float>());
-  g.m = 5;
-  Tensor part = Tensor::empty({5, 64});
-  PackedGemm<float>(g, b.ptr<float>())
-      .run(a.ptr<float>() + 4 * 40, nullptr, part.mutable_ptr<float>());
-  CHECK(same_bits(part, whole.rows(4, 9)));
+  Tensor panels = Tensor::empty({detail::small_panel_size(g)});
+  detail::pack_small(g, b.ptr<float>(), panels.mutable_ptr<float>());
+  const auto product = [&](std::int64_t first, std::int64_t rows) {
+    g.m = rows;
+    Tensor c = Tensor::empty({rows, 64});
+    detail::gemm_small(g, a.ptr<float>() + first * 40, panels.ptr<float>(), nullptr,
+                       c.mutable_ptr<float>());
+    return c;
+  };
+  const Tensor whole = product(0, 13);
+  CHECK(same_bits(product(4, 5), whole.rows(4, 9)));
 }

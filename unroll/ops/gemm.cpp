@@ -154,9 +154,11 @@ PackedGemm<T>::PackedGemm(const Gemm& g, const T* b) : whole_(g) {
       form_ = Form::row;
       b_ = b;
       return;
-    } else if (std::is_same_v<T, float> && detail::is_small(g)) {
-      form_ = Form::small;
-    } else if (backend_packs<T>) {
+    } else if (!backend_packs<T>) {
+      // As it is: a product has the same bits whether it is packed or not.
+    } else if (detail::is_small(g)) {
+      form_ = Form::small;  // which sums in the backend's order
+    } else {
       // Few rows share many columns: the columns are what is cut.
       const std::int64_t step = round_up((g.n + piece_count(g) - 1) / piece_count(g), 64);
       for (std::int64_t column = 0; column < g.n; column += step) {

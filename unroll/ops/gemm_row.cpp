@@ -11,7 +11,7 @@ constexpr std::int64_t lanes_of = simd::Lanes<T>::count;
 // Two additions a cycle, each of which takes four: so many sums keep the units busy.
 constexpr std::int64_t most = 8;
 // Beyond what a second-level cache keeps from step to step, elements are asked for ahead of time.
-constexpr std::int64_t far = std::int64_t{1} << 18, ahead_of_far = 2048;
+constexpr std::int64_t far = std::int64_t{1} << 18, ahead_of_far = 1024;
 
 // f(first column, vectors) for each panel.
 template <class T, class F>

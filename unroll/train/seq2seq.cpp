@@ -172,14 +172,15 @@ class TransformerSeq2Seq : public Seq2Seq {
 
   Decoding encode(const Tensor& source, const Tensor& lengths) override {
     const Tensor x = vectors(source_embed_, source, 0);
-    return {.memory = {encoder_(x, {.lengths = lengths}).output}, .lengths = lengths};
+    return {.memory = decoder_.project(encoder_(x, {.lengths = lengths}).output),
+            .lengths = lengths};
   }
 
   Output decode(const Tensor& tokens, const Decoding& at) override {
     const std::int64_t past = at.state.empty() ? 0 : at.state[0].size(0);
     Output result = decoder_(
         vectors(target_embed_, tokens, past),
-        {.causal = true, .memory = at.memory[0], .memory_lengths = at.lengths, .cache = at.state});
+        {.causal = true, .projected = at.memory, .memory_lengths = at.lengths, .cache = at.state});
     result.output = head_(result.output);
     return result;
   }

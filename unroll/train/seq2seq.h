@@ -13,7 +13,8 @@ namespace unroll {
 /// Where the decoding of a batch stands. A value: a search may keep any number of them and go on
 /// from any one.
 struct Decoding {
-  /// What the encoder left: [S, B, D] or [B, S, D] tensors. It stays the same from step to step.
+  /// What the decoder needs of the encoder's output, its keys and values projected: [S, B, D] or
+  /// [B, S, D] tensors. It is made once a source and stays the same from step to step.
   std::vector<Tensor> memory = {};
   Tensor lengths = {};  ///< [B] i64 of the sources; undefined: all fill S
   State state = {};     ///< what the decoder carries

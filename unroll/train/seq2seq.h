@@ -38,6 +38,9 @@ class Seq2Seq : public Module {
   Tensor step(const Tensor& tokens, Decoding& at);
   /// Sequences `indices` of the batch, any number of times each; constants.
   Decoding rows(const Decoding& at, std::span<const std::int64_t> indices) const;
+  /// The same where the sequence in every row stays one with that row's source, as when hypotheses
+  /// of one sequence change places: what the encoder left is shared, the state alone is copied.
+  Decoding reordered(const Decoding& at, std::span<const std::int64_t> indices) const;
 };
 
 /// What a Seq2Seq is built from, and what its config.json holds.

@@ -88,8 +88,9 @@ class BeamSearch {
   }
 
   std::vector<Candidate> extend(Search& one, const double* values, std::int64_t vocabulary,
-                                std::int64_t length) const {
-    std::vector<Candidate> all;
+                                std::int64_t length) {
+    std::vector<Candidate>& all = candidates_;
+    all.clear();
     for (std::size_t i = 0; i < one.open.size(); ++i)
       for (std::int64_t v = 0; v < vocabulary; ++v)
         all.push_back({one.open[i].log_probability + *values++, i, v});
@@ -171,6 +172,7 @@ class BeamSearch {
   const SearchOptions& options_;
   std::vector<Search> searches_;
   std::vector<std::int64_t> parents_, symbols_;
+  std::vector<Candidate> candidates_;                // of one sequence; its memory serves the next
   std::vector<std::size_t> sources_, next_sources_;  // which sequence each row belongs to
   std::size_t rows_ = 0;
 };

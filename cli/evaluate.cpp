@@ -11,28 +11,29 @@
 #include <numbers>
 
 #include "commands.h"
+#include "model_text.h"
 #include "options.h"
 
 namespace unroll::cli {
 namespace {
 
-struct Arguments {
-  std::string folder, text, prompt = "\n";
-  std::int64_t context = 64, batch = 12, count = 500, seed = 1;
+struct EvaluateArguments : ModelTextArguments {
+  std::int64_t context = 64, batch = 12;
   int batches = 200, threads = 1;
-  double temperature = 0.8, part = 1.0;
+};
+
+struct GenerateArguments {
+  std::string folder, prompt = "\n";
+  std::int64_t count = 500, seed = 1;
+  double temperature = 0.8;
 };
 
 }  // namespace
 
 void add_evaluate(CLI::App& app) {
   auto* command = app.add_subcommand("evaluate", "The loss of a saved model on a text");
-  const auto a = std::make_shared<Arguments>();
-  command->add_option("--model-dir", a->folder, "Folder of config.json and model.safetensors")
-      ->required();
-  command->add_option("--text", a->text, "UTF-8 text")->required();
-  command->add_option("--last", a->part, "Only this last share of it (0.1: what train held out)")
-      ->check(positive(1));
+  const auto a = std::make_shared<EvaluateArguments>();
+  add_model_text(*command, *a);
   command->add_option("--context", a->context, "Steps of a window")->check(whole(1, most_units));
   command->add_option("--batch", a->batch)->check(whole(1));
   command->add_option("--batches", a->batches, "Random windows in all: batch times batches")
@@ -40,16 +41,12 @@ void add_evaluate(CLI::App& app) {
   command->add_option("--threads", a->threads)->check(whole(1, 1024));
   command->callback([a] {
     set_threads(a->threads);
-    LanguageModel model = load_model(a->folder);
-    const std::vector<std::int64_t> tokens = model.vocabulary.encode(read_text(a->text));
-    const auto count =
-        static_cast<std::size_t>(std::llround(a->part * static_cast<double>(tokens.size())));
-    const std::span<const std::int64_t> last = std::span(tokens).last(count);
-    const RandomWindows windows(last, a->batch, a->context);
+    const ModelText read = load_model_text(*a);
+    const RandomWindows windows(read.tokens, a->batch, a->context);
     const TrainTask task{
         .next = [&](Generator& g) { return windows.next(g); },
         .loss = [](const Tensor& output, const Batch& b) { return cross_entropy(output, b.y); }};
-    const double loss = mean_loss(*model.model, task, Generator(7), a->batches);
+    const double loss = mean_loss(*read.model.model, task, Generator(7), a->batches);
     fmt::print("loss {:.6f} nats per character ({:.4f} bits, perplexity {:.3f})\n", loss,
                loss / std::numbers::ln2, std::exp(loss));
   });
@@ -57,7 +54,7 @@ void add_evaluate(CLI::App& app) {
 
 void add_generate(CLI::App& app) {
   auto* command = app.add_subcommand("generate", "Continues a text with a saved model");
-  const auto a = std::make_shared<Arguments>();
+  const auto a = std::make_shared<GenerateArguments>();
   command->add_option("--model-dir", a->folder, "Folder of config.json and model.safetensors")
       ->required();
   const auto* prompt = command->add_option(

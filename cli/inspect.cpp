@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 
 #include "commands.h"
+#include "model_text.h"
 #include "options.h"
 
 namespace unroll::cli {
@@ -18,9 +19,8 @@ namespace {
 
 using Json = nlohmann::json;
 
-struct Arguments {
-  std::string folder, text, out = "inside.json";
-  double part = 1.0;
+struct Arguments : ModelTextArguments {
+  std::string out = "inside.json";
   int threads = 1;
   InspectOptions options;
 };
@@ -72,11 +72,7 @@ void print(const Json& inside) {
 void add_inspect(CLI::App& app) {
   auto* command = app.add_subcommand("inspect", "Looks inside a saved model while it reads a text");
   const auto a = std::make_shared<Arguments>();
-  command->add_option("--model-dir", a->folder, "Folder of config.json and model.safetensors")
-      ->required();
-  command->add_option("--text", a->text, "UTF-8 text")->required();
-  command->add_option("--last", a->part, "Only this last share of it (0.1: what train held out)")
-      ->check(positive(1));
+  add_model_text(*command, *a);
   command->add_option("--steps", a->options.steps, "Of the sequence that is looked at")
       ->check(whole(5, 1'000'000));
   command->add_option("--batch", a->options.batch, "Sequences whose gradients are added up")
@@ -97,11 +93,8 @@ void add_inspect(CLI::App& app) {
     if (page == a->out)
       fail("inspect", fmt::format("'{}' is where the page goes", a->out), "Name it .json");
     set_threads(a->threads);
-    const LanguageModel model = load_model(a->folder);
-    const std::vector<std::int64_t> tokens = model.vocabulary.encode(read_text(a->text));
-    const auto count =
-        static_cast<std::size_t>(std::llround(a->part * static_cast<double>(tokens.size())));
-    const Json inside = inspect(model, std::span(tokens).last(count), a->options);
+    const auto [model, tokens] = load_model_text(*a);
+    const Json inside = inspect(model, tokens, a->options);
     write_file_atomically(a->out, detail::readable(inside) + "\n");
     print(inside);
     fmt::print("inside: {}\n", a->out);

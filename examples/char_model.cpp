@@ -1,5 +1,8 @@
 // A character model: learns a text, is saved, loaded again, and goes on by itself.
-//   char_model [--quick] [--text FILE]
+//
+//     char_model [--quick] [--text FILE]
+//
+// FILE is a UTF-8 text; without one it learns a nursery rhyme.
 #include <unroll/unroll.h>
 
 #include <cmath>

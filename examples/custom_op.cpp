@@ -1,6 +1,8 @@
 // Two ops that the library does not have: swish with a learned slope, as a pointwise lambda whose
 // gradient is derived, and a running sum with a gradient written by hand. Both are checked against
 // finite differences, then together they find the slope and scale behind some data.
+//
+//     custom_op [--quick]
 #include <unroll/unroll.h>
 
 #include <cmath>

@@ -1,5 +1,7 @@
 // A recurrent cell written by hand, two Linears and a tanh, run over time by scan(). It learns to
 // remember: the first symbol of a sequence is asked for after noise of other symbols.
+//
+//     manual_rnn_cell [--quick]
 #include <unroll/unroll.h>
 
 #include <cstdio>

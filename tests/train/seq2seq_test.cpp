@@ -194,6 +194,16 @@ TEST_CASE("rows of a decoding go on as the sequences that they are") {
     for (std::int64_t i = 0; i < 3; ++i)
       CHECK(difference(b.row(i), a.row(order[static_cast<std::size_t>(i)])) < 1e-12);
     CHECK(has(message_of([&] { model->rows(at, std::vector<std::int64_t>{3}); }), "batch of 3"));
+
+    // Two hypotheses a source, which change places among themselves.
+    const std::vector<std::int64_t> twice{0, 0, 1, 1}, swapped{1, 0, 2, 2};
+    Decoding pairs = model->rows(model->encode(batch.source, batch.lengths), twice);
+    model->step(Tensor::from<std::int64_t>({5, 6, 7, 4}, {4}), pairs);
+    Decoding copied = model->rows(pairs, swapped), shared = model->reordered(pairs, swapped);
+    const Tensor read = Tensor::from<std::int64_t>({4, 5, 6, 7}, {4});
+    CHECK(same_bits(model->step(read, copied), model->step(read, shared)));
+    CHECK(shared.memory[0].bytes() == pairs.memory[0].bytes());
+    CHECK(has(message_of([&] { model->reordered(pairs, order); }), "3 rows for a batch of 4"));
   }
 }
 

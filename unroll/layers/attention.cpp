@@ -13,7 +13,7 @@ namespace unroll {
 namespace {
 
 // Keys and values as they are kept: the last 2E columns.
-Tensor keys_and_values(const Tensor& x, std::int64_t e) {
+Tensor last_columns(const Tensor& x, std::int64_t e) {
   const std::int64_t width = x.size(2);
   return width == 2 * e ? x : slice(x, 2, width - 2 * e, width);
 }
@@ -57,6 +57,25 @@ Tensor MultiHeadAttention::rotated(const Tensor& x, std::int64_t count, std::int
   return x.size(2) == end ? turned : concat({turned, slice(x, 2, end, x.size(2))}, 2);
 }
 
+// Columns begin .. end of the projection alone; what comes first of them is turned.
+Tensor MultiHeadAttention::in_proj(const Tensor& x, std::int64_t begin, std::int64_t end,
+                                   std::int64_t past, Where where) const {
+  const Tensor bias = in_proj_bias.defined() ? slice(in_proj_bias, 0, begin, end) : Tensor();
+  const Tensor result = linear(x, slice(in_proj_weight, 0, begin, end), bias, where);
+  return options_.rotary ? rotated(result, 1, past, where) : result;
+}
+
+Tensor MultiHeadAttention::keys_and_values(const Tensor& memory, std::int64_t past,
+                                           Where where) const {
+  if (memory.rank() != 3 || memory.size(2) != options_.embed_dim)
+    throw ShapeError(error_message("MultiHeadAttention",
+                                   fmt::format("the memory is {}, expected {} axes, the last {}",
+                                               to_string(memory.shape()), 3, options_.embed_dim),
+                                   &where, ""));
+  return in_proj(options_.batch_first ? transpose(memory, 0, 1) : memory, options_.embed_dim,
+                 3 * options_.embed_dim, past, where);
+}
+
 MultiHeadAttentionOutput MultiHeadAttention::operator()(const Tensor& input,
                                                         const AttentionCall& call, Where where) {
   const std::int64_t e = options_.embed_dim;
@@ -66,26 +85,24 @@ MultiHeadAttentionOutput MultiHeadAttention::operator()(const Tensor& input,
                                                to_string(input.shape()), 3, e),
                                    &where, ""));
   const Tensor x = options_.batch_first ? transpose(input, 0, 1) : input;
-  const Tensor bias = in_proj_bias.defined() ? Tensor(in_proj_bias) : Tensor();
+  if (call.projected.defined() && (call.projected.rank() != 3 || call.projected.size(2) != 2 * e))
+    throw ShapeError(error_message("MultiHeadAttention",
+                                   fmt::format("projected is {}, expected [T_k, B, {}]",
+                                               to_string(call.projected.shape()), 2 * e),
+                                   &where, "It is what keys_and_values() makes of a memory"));
   const std::int64_t past = call.cache.empty() ? 0 : call.cache[0].size(0);
   // Queries are the first E columns of `from`, keys and values the last 2E of `kept`.
   Tensor from, kept;
-  if (!call.memory.defined()) {
+  if (!call.memory.defined() && !call.projected.defined()) {
+    const Tensor bias = in_proj_bias.defined() ? Tensor(in_proj_bias) : Tensor();
     from = linear(x, in_proj_weight, bias, where);
     if (options_.rotary) from = rotated(from, 2, past, where);
     kept = from;
   } else {
-    const Tensor memory = options_.batch_first ? transpose(call.memory, 0, 1) : call.memory;
-    const Tensor weight = in_proj_weight;
-    const auto project = [&](const Tensor& y, std::int64_t begin, std::int64_t end) {
-      const Tensor part = bias.defined() ? slice(bias, 0, begin, end) : Tensor();
-      const Tensor result = linear(y, slice(weight, 0, begin, end), part, where);
-      return options_.rotary ? rotated(result, 1, past, where) : result;
-    };
-    from = project(x, 0, e);
-    kept = project(memory, e, 3 * e);
+    from = in_proj(x, 0, e, past, where);
+    kept = call.projected.defined() ? call.projected : keys_and_values(call.memory, past, where);
   }
-  if (past > 0) kept = concat({keys_and_values(call.cache[0], e), keys_and_values(kept, e)}, 0);
+  if (past > 0) kept = concat({last_columns(call.cache[0], e), last_columns(kept, e)}, 0);
   const std::int64_t width = kept.size(2);
   const AttentionOutput result = unroll::attention({from, 0, e}, {kept, width - 2 * e, e},
                                                    {kept, width - e, e}, options_.num_heads,
@@ -100,7 +117,7 @@ MultiHeadAttentionOutput MultiHeadAttention::operator()(const Tensor& input,
   Tensor output = out_proj(result.output, where);
   if (options_.batch_first) output = transpose(output, 0, 1);
   // While training, what hardly anybody reads is not worth a copy.
-  return {output, result.weights, {training() ? kept : keys_and_values(kept, e)}};
+  return {output, result.weights, {training() ? kept : last_columns(kept, e)}};
 }
 
 Output MultiHeadAttention::step(const Tensor& x, const State& cache, const StreamPlace& place,

@@ -17,6 +17,8 @@ struct MultiHeadAttentionOptions {
 
 struct AttentionCall {
   Tensor memory = {};  ///< keys and values come from here (cross-attention); undefined: from x
+  /// In place of memory: what keys_and_values() made of it, [T_k, B, 2E], for many calls.
+  Tensor projected = {};
   bool causal = false;
   std::int64_t window = 0;  ///< with causal: the last keys alone that a query sees; 0: all
   Tensor lengths = {};      ///< [B] i64: keys behind a row's length are hidden
@@ -54,6 +56,11 @@ class MultiHeadAttention : public Module {
   /// x [T, B, E] (or [B, T, E] where batch_first) -> output of the same shape.
   MultiHeadAttentionOutput operator()(const Tensor& x, const AttentionCall& call = {},
                                       Where where = Where::current());
+  /// What cross-attention needs of a memory [T_k, B, E] (or [B, T_k, E] where batch_first), made
+  /// once for all queries to come: [T_k, B, 2E], keys beside values. `past` steps of the memory
+  /// went before (rotary). Throws ShapeError for a memory of another shape.
+  Tensor keys_and_values(const Tensor& memory, std::int64_t past = 0,
+                         Where where = Where::current()) const;
   /// One step of causal self-attention: x [B, E] and {cache [B, R, 2E]} -> the same.
   Output step(const Tensor& x, const State& cache, const StreamPlace& place,
               Where where = Where::current()) const;
@@ -61,6 +68,8 @@ class MultiHeadAttention : public Module {
 
  private:
   Tensor rotated(const Tensor& x, std::int64_t count, std::int64_t past, Where where) const;
+  Tensor in_proj(const Tensor& x, std::int64_t begin, std::int64_t end, std::int64_t past,
+                 Where where) const;
 
   MultiHeadAttentionOptions options_;
   Generator generator_;

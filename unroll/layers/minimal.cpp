@@ -14,23 +14,10 @@
 namespace unroll {
 namespace {
 
-struct Gates {
-  Parameter weight, bias;
-};
-
-Gates make_gates(const char* name, const MinimalCellOptions& o, std::int64_t gates,
-                 GeneratorRef& generator) {
+const MinimalCellOptions& checked(const char* name, const MinimalCellOptions& o) {
   if (o.input_size < 1 || o.hidden_size < 1)
     fail(name, fmt::format("sizes must be positive, got {} -> {}", o.input_size, o.hidden_size));
-  const double bound = 1.0 / std::sqrt(static_cast<double>(o.input_size));
-  Gates result{Parameter(generator->uniform({gates * o.hidden_size, o.input_size}, -bound, bound)),
-               {}};
-  if (o.bias) result.bias = Parameter(generator->uniform({gates * o.hidden_size}, -bound, bound));
-  return result;
-}
-
-Tensor product(const Tensor& x, const Parameter& weight, const Parameter& bias, Where where) {
-  return linear(x, weight, bias.defined() ? Tensor(bias) : Tensor(), where);
+  return o;
 }
 
 // g of the step, in plain ops: x + 0.5 is relu(x) + sigmoid(0). All steps at once have it in their
@@ -40,8 +27,45 @@ Tensor plain_g(const Tensor& x) {
   return positive + sigmoid(x - positive);
 }
 
-// The recurrence's factor and what it adds, from the gates of all steps.
-std::array<Tensor, 2> min_gru_terms(const Tensor& gates, bool positive) {
+}  // namespace
+
+MinimalCell::MinimalCell(const char* name, int gates, const MinimalCellOptions& options,
+                         GeneratorRef& generator)
+    : name_(name), gates_(gates), options_(checked(name, options)) {
+  const std::int64_t rows = gates * options.hidden_size;
+  const double bound = 1.0 / std::sqrt(static_cast<double>(options.input_size));
+  weight_ih = Parameter(generator->uniform({rows, options.input_size}, -bound, bound));
+  if (options.bias) bias_ih = Parameter(generator->uniform({rows}, -bound, bound));
+  add("weight_ih", weight_ih);
+  add("bias_ih", bias_ih);
+}
+
+Output MinimalCell::parallel(const Tensor& x, const State& state, const Tensor& lengths,
+                             Where where) const {
+  auto [factor, added] =
+      terms(linear(x, weight_ih, bias_ih.defined() ? Tensor(bias_ih) : Tensor(), where),
+            options_.positive);
+  const Tensor h = linear_recurrence(detail::within(factor, 1, lengths, where),
+                                     detail::within(added, 0, lengths, where), state[0], where);
+  return {h, {select(h, 0, h.size(0) - 1, where)}};
+}
+
+std::vector<Tensor> MinimalCell::parts(const Tensor& x) const {
+  std::vector<Tensor> parts =
+      split(linear(x, weight_ih, bias_ih.defined() ? Tensor(bias_ih) : Tensor()), gates_, -1);
+  if (options_.positive) parts.back() = plain_g(parts.back());
+  return parts;
+}
+
+std::vector<Shape> MinimalCell::state_shapes(std::int64_t batch) const {
+  return {Shape{batch, options_.hidden_size}};
+}
+
+std::string MinimalCell::describe() const {
+  return fmt::format("{}({} -> {})", name_, options_.input_size, options_.hidden_size);
+}
+
+std::array<Tensor, 2> MinGRU::terms(const Tensor& gates, bool positive) const {
   const auto [z, h] = chunk<2>(gates);
   if (!positive)
     return pointwise(
@@ -60,8 +84,20 @@ std::array<Tensor, 2> min_gru_terms(const Tensor& gates, bool positive) {
       z, h);
 }
 
+Output MinGRU::operator()(const Tensor& x, const State& state) const {
+  const std::vector<Tensor> in = parts(x);
+  const Tensor z = sigmoid(in[0]);
+  const Tensor h = (1.0 - z) * state[0] + z * in[1];
+  return {h, {h}};
+}
+
+std::vector<Gate> MinGRU::gates(const Tensor& x, const State& /*state*/) const {
+  const std::vector<Tensor> in = parts(x);
+  return {{"1 - z", sigmoid(-in[0]), true}, {"h~", in[1]}};
+}
+
 // f / (f + i) = sigmoid(softplus(-i) - softplus(-f)) of the gates' inputs: no 0 / 0 far below 0.
-std::array<Tensor, 2> min_lstm_terms(const Tensor& gates, bool positive) {
+std::array<Tensor, 2> MinLSTM::terms(const Tensor& gates, bool positive) const {
   const auto [f, i, h] = chunk<3>(gates);
   if (!positive)
     return pointwise(
@@ -80,86 +116,16 @@ std::array<Tensor, 2> min_lstm_terms(const Tensor& gates, bool positive) {
       f, i, h);
 }
 
-Output run_terms(std::array<Tensor, 2> terms, const State& state, const Tensor& lengths,
-                 Where where) {
-  terms[0] = detail::within(terms[0], 1, lengths, where);
-  terms[1] = detail::within(terms[1], 0, lengths, where);
-  const Tensor h = linear_recurrence(terms[0], terms[1], state[0], where);
-  return {h, {select(h, 0, h.size(0) - 1, where)}};
-}
-
-}  // namespace
-
-MinGRU::MinGRU(const MinimalCellOptions& options, GeneratorRef generator) : options_(options) {
-  Gates gates = make_gates("MinGRU", options, 2, generator);
-  weight_ih = gates.weight;
-  bias_ih = gates.bias;
-  add("weight_ih", weight_ih);
-  add("bias_ih", bias_ih);
-}
-
-Output MinGRU::operator()(const Tensor& x, const State& state) const {
-  const std::vector<Tensor> parts = split(product(x, weight_ih, bias_ih, Where::current()), 2, -1);
-  const Tensor z = sigmoid(parts[0]);
-  const Tensor candidate = options_.positive ? plain_g(parts[1]) : parts[1];
-  const Tensor h = (1.0 - z) * state[0] + z * candidate;
-  return {h, {h}};
-}
-
-std::vector<Gate> MinGRU::gates(const Tensor& x, const State& /*state*/) const {
-  const std::vector<Tensor> parts = split(product(x, weight_ih, bias_ih, Where::current()), 2, -1);
-  return {{"1 - z", sigmoid(-parts[0]), true},
-          {"h~", options_.positive ? plain_g(parts[1]) : parts[1]}};
-}
-
-Output MinGRU::parallel(const Tensor& x, const State& state, const Tensor& lengths,
-                        Where where) const {
-  return run_terms(min_gru_terms(product(x, weight_ih, bias_ih, where), options_.positive), state,
-                   lengths, where);
-}
-
-std::vector<Shape> MinGRU::state_shapes(std::int64_t batch) const {
-  return {Shape{batch, options_.hidden_size}};
-}
-
-std::string MinGRU::describe() const {
-  return fmt::format("MinGRU({} -> {})", options_.input_size, options_.hidden_size);
-}
-
-MinLSTM::MinLSTM(const MinimalCellOptions& options, GeneratorRef generator) : options_(options) {
-  Gates gates = make_gates("MinLSTM", options, 3, generator);
-  weight_ih = gates.weight;
-  bias_ih = gates.bias;
-  add("weight_ih", weight_ih);
-  add("bias_ih", bias_ih);
-}
-
 Output MinLSTM::operator()(const Tensor& x, const State& state) const {
-  const std::vector<Tensor> parts = split(product(x, weight_ih, bias_ih, Where::current()), 3, -1);
-  const Tensor f = sigmoid(parts[0]), i = sigmoid(parts[1]);
-  const Tensor candidate = options_.positive ? plain_g(parts[2]) : parts[2];
-  const Tensor h = (f * state[0] + i * candidate) / (f + i);
+  const std::vector<Tensor> in = parts(x);
+  const Tensor f = sigmoid(in[0]), i = sigmoid(in[1]);
+  const Tensor h = (f * state[0] + i * in[2]) / (f + i);
   return {h, {h}};
 }
 
 std::vector<Gate> MinLSTM::gates(const Tensor& x, const State& /*state*/) const {
-  const std::vector<Tensor> parts = split(product(x, weight_ih, bias_ih, Where::current()), 3, -1);
-  return {{"f'", sigmoid(softplus(-parts[1]) - softplus(-parts[0])), true},
-          {"h~", options_.positive ? plain_g(parts[2]) : parts[2]}};
-}
-
-Output MinLSTM::parallel(const Tensor& x, const State& state, const Tensor& lengths,
-                         Where where) const {
-  return run_terms(min_lstm_terms(product(x, weight_ih, bias_ih, where), options_.positive), state,
-                   lengths, where);
-}
-
-std::vector<Shape> MinLSTM::state_shapes(std::int64_t batch) const {
-  return {Shape{batch, options_.hidden_size}};
-}
-
-std::string MinLSTM::describe() const {
-  return fmt::format("MinLSTM({} -> {})", options_.input_size, options_.hidden_size);
+  const std::vector<Tensor> in = parts(x);
+  return {{"f'", sigmoid(softplus(-in[1]) - softplus(-in[0])), true}, {"h~", in[2]}};
 }
 
 namespace {

@@ -5,6 +5,7 @@
 #include <unroll/layers/norm.h>
 #include <unroll/layers/parallel_cell.h>
 
+#include <array>
 #include <memory>
 
 namespace unroll {
@@ -21,48 +22,57 @@ struct MinimalCellOptions {
   bool positive = true;
 };
 
-/// z = sigmoid(W_z x), h~ = g(W_h x), h' = (1 - z) h + z h~. weight_ih [2 H, I] and bias_ih [2 H]
-/// hold z, then h~. State {h [B, H]}, which is the output.
-class MinGRU : public ParallelCell {
+/// What both units are: gates from one product, of which each makes the recurrence's factor and
+/// what it adds. State {h [B, hidden]}, which is the output.
+class MinimalCell : public ParallelCell {
  public:
-  Parameter weight_ih, bias_ih;
-  explicit MinGRU(const MinimalCellOptions& options, GeneratorRef generator = {});
-  Output operator()(const Tensor& x, const State& state) const override;
-  std::vector<Gate> gates(const Tensor& x, const State& state) const override;  ///< 1 - z, h~
+  Parameter weight_ih, bias_ih;  ///< [gates hidden, input], [gates hidden]
   std::vector<Shape> state_shapes(std::int64_t batch) const override;
   std::int64_t input_size() const override { return options_.input_size; }
   std::int64_t output_size() const override { return options_.hidden_size; }
   std::string describe() const override;
 
  protected:
+  MinimalCell(const char* name, int gates, const MinimalCellOptions& options,
+              GeneratorRef& generator);
   Output parallel(const Tensor& x, const State& state, const Tensor& lengths,
                   Where where) const override;
+  /// h' = factor h + added, of the inputs of all gates side by side.
+  virtual std::array<Tensor, 2> terms(const Tensor& gates, bool positive) const = 0;
+  /// A step's inputs of each gate, the candidate itself last.
+  std::vector<Tensor> parts(const Tensor& x) const;
 
  private:
+  const char* name_;
+  int gates_;
   MinimalCellOptions options_;
 };
 
-/// f = sigmoid(W_f x), i = sigmoid(W_i x), h~ = g(W_h x), h' = f / (f + i) h + i / (f + i) h~: the
-/// paper's form whose gates add up to 1. weight_ih [3 H, I] and bias_ih [3 H] hold f, i, h~.
-/// State {h [B, H]}, which is the output.
-class MinLSTM : public ParallelCell {
+/// z = sigmoid(W_z x), h~ = g(W_h x), h' = (1 - z) h + z h~. weight_ih and bias_ih hold z,
+/// then h~.
+class MinGRU : public MinimalCell {
  public:
-  Parameter weight_ih, bias_ih;
-  explicit MinLSTM(const MinimalCellOptions& options, GeneratorRef generator = {});
+  explicit MinGRU(const MinimalCellOptions& options, GeneratorRef generator = {})
+      : MinimalCell("MinGRU", 2, options, generator) {}
+  Output operator()(const Tensor& x, const State& state) const override;
+  std::vector<Gate> gates(const Tensor& x, const State& state) const override;  ///< 1 - z, h~
+
+ protected:
+  std::array<Tensor, 2> terms(const Tensor& gates, bool positive) const override;
+};
+
+/// f = sigmoid(W_f x), i = sigmoid(W_i x), h~ = g(W_h x), h' = f / (f + i) h + i / (f + i) h~: the
+/// paper's form whose gates add up to 1. weight_ih and bias_ih hold f, i, h~.
+class MinLSTM : public MinimalCell {
+ public:
+  explicit MinLSTM(const MinimalCellOptions& options, GeneratorRef generator = {})
+      : MinimalCell("MinLSTM", 3, options, generator) {}
   Output operator()(const Tensor& x, const State& state) const override;
   std::vector<Gate> gates(const Tensor& x,
                           const State& state) const override;  ///< f' = f / (f + i), h~
-  std::vector<Shape> state_shapes(std::int64_t batch) const override;
-  std::int64_t input_size() const override { return options_.input_size; }
-  std::int64_t output_size() const override { return options_.hidden_size; }
-  std::string describe() const override;
 
  protected:
-  Output parallel(const Tensor& x, const State& state, const Tensor& lengths,
-                  Where where) const override;
-
- private:
-  MinimalCellOptions options_;
+  std::array<Tensor, 2> terms(const Tensor& gates, bool positive) const override;
 };
 
 struct MinimalBlockOptions {

@@ -3,6 +3,7 @@
 #include <unroll/layers/positions.h>
 #include <unroll/ops/index.h>
 #include <unroll/ops/pointwise.h>
+#include <unroll/ops/table.h>
 
 #include <algorithm>
 #include <cmath>
@@ -66,6 +67,35 @@ Tensor sinusoidal_positions_at(const Tensor& positions, std::int64_t size, DType
     frequencies.mutable_ptr<double>()[i] = frequency(i, size);
   return apply(PositionRows(size, most, dtype), {&positions, &frequencies}, where);
 }
+
+namespace {
+
+OpSample sample(std::vector<std::int64_t> positions, std::int64_t size, std::int64_t most) {
+  return {
+      .inputs =
+          [=](Generator&) {  // the second one tells the dtype
+            const auto count = static_cast<std::int64_t>(positions.size());
+            return std::vector{Tensor::from(positions, {count}), Tensor::zeros({1}, DType::f64)};
+          },
+      .call = [=](std::span<const Tensor> in) -> std::vector<Tensor> {
+        return {sinusoidal_positions_at(in[0], size, in[1].dtype(), most)};
+      }};
+}
+
+const RegisterOp row{{
+    .name = "sinusoidal_positions_at",
+    .signature = "sinusoidal_positions_at(positions, size, dtype, most)",
+    .summary = "Rows of the table of sines and cosines, for positions that data decides",
+    .samples = {sample({0, 3, 1}, 6, 100), sample({7, 100'000}, 5, 100'000),
+                sample({9, 12}, 4, 10)},
+    .wrong = {[] { sinusoidal_positions_at(Tensor::zeros({2}), 4, DType::f32); },
+              [] {
+                sinusoidal_positions_at(Tensor::zeros({2, 1}, DType::i64), 4, DType::f32);
+              }},
+    .differentiable = false,
+}};
+
+}  // namespace
 
 Tensor sinusoidal_positions(std::int64_t steps, std::int64_t size, std::int64_t offset,
                             DType dtype) {

@@ -132,12 +132,20 @@ TransformerDecoderLayer::TransformerDecoderLayer(const TransformerOptions& o, Ge
   if (o.dropout > 0) add("dropout3", dropout3_);
 }
 
+State TransformerDecoderLayer::project(const Tensor& memory, Where where) const {
+  return {multihead_attn.keys_and_values(memory, 0, where)};
+}
+
 State TransformerDecoderLayer::run(ResidualStream& x, const TransformerCall& call, Where where) {
-  if (!call.memory.defined())
-    fail("TransformerDecoderLayer", "needs {.memory = ...}, what the encoder gave", where);
+  if (!call.memory.defined() && call.projected.size() != 1)
+    fail("TransformerDecoderLayer", "needs {.memory = ...}, what the encoder gave", where,
+         "Or {.projected = ...}, what project() made of it");
   const auto cross = [&](const Tensor& query) {
+    const Tensor projected = call.projected.empty() ? Tensor() : call.projected[0];
     return dropout2_(
-        multihead_attn(query, {.memory = call.memory, .lengths = call.memory_lengths}, where)
+        multihead_attn(
+            query, {.memory = call.memory, .projected = projected, .lengths = call.memory_lengths},
+            where)
             .output);
   };
   State cache;
@@ -179,12 +187,18 @@ Output TransformerStack<Layer>::operator()(const Tensor& input, const Transforme
     fail("TransformerStack",
          fmt::format("a cache of {} tensors for {} layers", call.cache.size(), layers_.size()),
          where);
+  if (!call.projected.empty() && call.projected.size() != layers_.size())
+    fail("TransformerStack",
+         fmt::format("a projected memory of {} tensors for {} layers", call.projected.size(),
+                     layers_.size()),
+         where, "It is what the stack's project() made of the encoder's output");
   TransformerCall one = call;
   if (batch_first_ && call.memory.defined()) one.memory = transpose(call.memory, 0, 1);
   ResidualStream stream{batch_first_ ? transpose(input, 0, 1) : input};
   Output result;
   for (std::size_t i = 0; i < layers_.size(); ++i) {
     if (!call.cache.empty()) one.cache = {call.cache[i]};
+    if (!call.projected.empty()) one.projected = {call.projected[i]};
     for (Tensor& tensor : layers_[i]->run(stream, one, where))
       result.state.push_back(std::move(tensor));
   }
@@ -195,6 +209,16 @@ Output TransformerStack<Layer>::operator()(const Tensor& input, const Transforme
   }
   if (batch_first_) result.output = transpose(result.output, 0, 1);
   return result;
+}
+
+template <class Layer>
+State TransformerStack<Layer>::project(
+    const Tensor& memory, Where where) const requires std::same_as<Layer, TransformerDecoderLayer> {
+  const Tensor x = batch_first_ ? transpose(memory, 0, 1) : memory;
+  State all;
+  for (const auto& layer : layers_)
+    for (Tensor& one : layer->project(x, where)) all.push_back(std::move(one));
+  return all;
 }
 
 template class TransformerStack<TransformerEncoderLayer>;

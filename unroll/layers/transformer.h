@@ -3,6 +3,7 @@
 #include <unroll/layers/attention.h>
 #include <unroll/layers/norm.h>
 
+#include <concepts>
 #include <memory>
 #include <optional>
 
@@ -25,9 +26,11 @@ struct TransformerOptions {
 
 struct TransformerCall {
   bool causal = false;
-  std::int64_t window = 0;     ///< see AttentionCall
-  Tensor lengths = {};         ///< [B] i64 of x
-  Tensor memory = {};          ///< decoder: what the encoder gave
+  std::int64_t window = 0;  ///< see AttentionCall
+  Tensor lengths = {};      ///< [B] i64 of x
+  Tensor memory = {};       ///< decoder: what the encoder gave
+  /// Decoder, in place of memory: what project() made of it.
+  State projected = {};
   Tensor memory_lengths = {};  ///< [B] i64 of memory
   State cache = {};            ///< the state behind earlier steps, for streaming
   /// One step of an encoder: x [B, d_model], cache [B, R, 2 d_model] for each layer.
@@ -86,7 +89,11 @@ class TransformerEncoderLayer : public TransformerLayer {
 class TransformerDecoderLayer : public TransformerLayer {
  public:
   explicit TransformerDecoderLayer(const TransformerOptions& options, GeneratorRef generator = {});
-  /// x [T, B, d_model]; call.memory [T_m, B, d_model] is needed. Causal where call.causal.
+  /// The keys and values of a memory [T_m, B, d_model]: {[T_m, B, 2 d_model]}, for
+  /// TransformerCall::projected. Step by step they are made once in place of at every step.
+  State project(const Tensor& memory, Where where = Where::current()) const;
+  /// x [T, B, d_model]; call.memory [T_m, B, d_model] or call.projected is needed. Causal where
+  /// call.causal.
   Output operator()(const Tensor& x, const TransformerCall& call, Where where = Where::current());
   State run(ResidualStream& x, const TransformerCall& call, Where where);
   std::string describe() const override { return "TransformerDecoderLayer"; }
@@ -106,6 +113,9 @@ class TransformerStack : public Module {
   /// As the layer; the state is that of layer 0, of layer 1, ...
   Output operator()(const Tensor& x, const TransformerCall& call = {},
                     Where where = Where::current());
+  /// A decoder's memory as its layers' project() give it, layer 0, layer 1, ...
+  State project(const Tensor& memory, Where where = Where::current())
+      const requires std::same_as<Layer, TransformerDecoderLayer>;
   std::string describe() const override { return "TransformerStack"; }
   Layer& layer(int i) { return *layers_[static_cast<std::size_t>(i)]; }
   std::unique_ptr<LayerNorm> norm;

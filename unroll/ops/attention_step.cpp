@@ -4,6 +4,7 @@
 #include <unroll/graph/threads.h>
 #include <unroll/ops/attention_rows.h>
 #include <unroll/ops/attention_step.h>
+#include <unroll/ops/table.h>
 
 #include <cmath>
 #include <cstring>
@@ -40,6 +41,7 @@ void attend_step(const Sizes& s, T* cache, const T* qkv, const std::int64_t* pos
     const T* const from = qkv + b * 3 * s.width;
     T* const query = scratch + b * s.scratch();
     const std::int64_t p = position[b];
+    if (p < 0) fail("attention_step", fmt::format("position {} of stream {} is below 0", p, b));
     const std::int64_t row = p < s.rows ? p : s.sinks + (p - s.sinks) % (s.rows - s.sinks);
     T* const key = cache + (b * s.rows + row) * step;
     if (angles != nullptr) {
@@ -158,5 +160,66 @@ AttentionStepOutput attention_step(const Tensor& qkv, const Tensor& cache, const
   apply(op, Args(std::span(in.data(), o.angles.defined() ? 5u : 3u)), out, where);
   return {out[1], out[0]};
 }
+
+namespace {
+
+// Two streams of width 8: qkv, a cache of 4 rows, and angles for the window and the sinks.
+OpSample sample(std::vector<std::int64_t> positions, AttentionStepOptions options, bool turned) {
+  return {.inputs =
+              [=](Generator& g) {
+                const auto normal = [&](const Shape& shape) {
+                  return g.normal(shape, 0, 1, DType::f64);
+                };
+                std::vector<Tensor> in{normal({2, 24}), normal({2, 4, 16}),
+                                       Tensor::from(positions, {2})};
+                if (!turned) return in;
+                for (int i = 0; i < 2; ++i) {  // a sine beside its cosine, pair by pair
+                  Tensor angles = g.uniform({2, 4}, -3, 3, DType::f64);
+                  const std::span<double> values = angles.mutable_data<double>();
+                  for (std::size_t k = 0; k < values.size(); k += 2) {
+                    values[k + 1] = std::cos(values[k]);
+                    values[k] = std::sin(values[k]);
+                  }
+                  in.push_back(angles);
+                }
+                return in;
+              },
+          .call = [=](std::span<const Tensor> in) -> std::vector<Tensor> {
+            AttentionStepOptions o = options;
+            if (in.size() > 3) o.angles = in[3];
+            if (in.size() > 4) o.sink_angles = in[4];
+            const AttentionStepOutput result = attention_step(in[0], in[1], in[2], o);
+            return {result.output, result.cache};
+          }};
+}
+
+const RegisterOp row{{
+    .name = "attention_step",
+    .signature = "attention_step(qkv, cache, position, {.heads, .sinks, .angles, .sink_angles})",
+    .summary = "One step of causal self-attention for streams, through a cache of fixed size",
+    .samples = {sample({0, 2}, {.heads = 2}, false), sample({3, 9}, {.heads = 1}, false),
+                sample({1, 11}, {.heads = 4, .sinks = 2}, false),
+                sample({2, 6}, {.heads = 2, .sinks = 1}, true)},
+    .wrong = {[] {
+                attention_step(Tensor::zeros({2, 24}), Tensor::zeros({2, 4, 12}),
+                               Tensor::zeros({2}, DType::i64), {.heads = 2});
+              },
+              [] {
+                attention_step(Tensor::zeros({2, 24}), Tensor::zeros({2, 4, 16}),
+                               Tensor::zeros({3}, DType::i64), {.heads = 2});
+              },
+              [] {
+                attention_step(Tensor::zeros({2, 24}), Tensor::zeros({2, 4, 16}),
+                               Tensor::zeros({2}, DType::i64), {.heads = 3});
+              },
+              [] {
+                attention_step(Tensor::zeros({2, 24}), Tensor::zeros({2, 4, 16}),
+                               Tensor::zeros({2}, DType::i64),
+                               {.heads = 2, .angles = Tensor::zeros({2, 8})});
+              }},
+    .differentiable = false,
+}};
+
+}  // namespace
 
 }  // namespace unroll

@@ -11,7 +11,7 @@ bool is_small(const Gemm& g);
 /// Floats of the panels.
 std::int64_t small_panel_size(const Gemm& g);
 /// B [k, n], or [n, k] where transposed, to [n / 64][k][64], the last panel as wide as what is
-/// left.
+/// left, filled up to whole vectors.
 void pack_small(const Gemm& g, const float* b, float* panels);
 void gemm_small(const Gemm& g, const float* a, const float* panels, const float* bias, float* c);
 

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <tuple>
 
 namespace unroll {
@@ -42,6 +43,8 @@ class BeamSearch {
 
   std::vector<std::vector<Hypothesis>> operator()(Decoding at, const Tensor& last) {
     searches_.resize(static_cast<std::size_t>(last.size(0)));
+    sources_.resize(searches_.size());
+    std::iota(sources_.begin(), sources_.end(), std::size_t{0});
     Tensor read = last;
     for (std::int64_t length = 1; length <= options_.max_length; ++length) {
       const Tensor log_probability =
@@ -49,7 +52,9 @@ class BeamSearch {
       rows_ = static_cast<std::size_t>(log_probability.size(0));
       advance(log_probability, length);
       if (symbols_.empty()) break;
-      if (!in_place()) at = model_.rows(at, parents_);
+      if (!in_place())
+        at = same_sources() ? model_.reordered(at, parents_) : model_.rows(at, parents_);
+      sources_.swap(next_sources_);
       read = Tensor::from(symbols_, {static_cast<std::int64_t>(symbols_.size())});
     }
     std::vector<std::vector<Hypothesis>> results;
@@ -66,22 +71,26 @@ class BeamSearch {
   void advance(const Tensor& log_probability, std::int64_t length) {
     parents_.clear();
     symbols_.clear();
+    next_sources_.clear();
     const std::int64_t vocabulary = log_probability.size(1);
     std::int64_t row = 0;
-    for (Search& one : searches_) {
+    for (std::size_t s = 0; s < searches_.size(); ++s) {
+      Search& one = searches_[s];
       const std::int64_t first = row;
       row += static_cast<std::int64_t>(one.open.size());
       const auto* values = log_probability.ptr<double>() + first * vocabulary;
       for (const Candidate& next : extend(one, values, vocabulary, length)) {
         parents_.push_back(first + static_cast<std::int64_t>(next.parent));
         symbols_.push_back(next.symbol);
+        next_sources_.push_back(s);
       }
     }
   }
 
   std::vector<Candidate> extend(Search& one, const double* values, std::int64_t vocabulary,
-                                std::int64_t length) const {
-    std::vector<Candidate> all;
+                                std::int64_t length) {
+    std::vector<Candidate>& all = candidates_;
+    all.clear();
     for (std::size_t i = 0; i < one.open.size(); ++i)
       for (std::int64_t v = 0; v < vocabulary; ++v)
         all.push_back({one.open[i].log_probability + *values++, i, v});
@@ -149,6 +158,9 @@ class BeamSearch {
     return std::move(one.done);
   }
 
+  // Do the rows belong to the same sequences as before?
+  bool same_sources() const { return sources_ == next_sources_; }
+
   // Does every sequence go on in its row?
   bool in_place() const {
     for (std::size_t i = 0; i < parents_.size(); ++i)
@@ -160,6 +172,8 @@ class BeamSearch {
   const SearchOptions& options_;
   std::vector<Search> searches_;
   std::vector<std::int64_t> parents_, symbols_;
+  std::vector<Candidate> candidates_;                // of one sequence; its memory serves the next
+  std::vector<std::size_t> sources_, next_sources_;  // which sequence each row belongs to
   std::size_t rows_ = 0;
 };
 

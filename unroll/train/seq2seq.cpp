@@ -31,6 +31,12 @@ Tensor taken(const Tensor& x, int axis, std::span<const std::int64_t> indices) {
   return result;
 }
 
+void check_rows(std::span<const std::int64_t> indices, std::int64_t batch) {
+  for (const std::int64_t i : indices)
+    if (i < 0 || i >= batch)
+      fail("Seq2Seq::rows", fmt::format("sequence {} of a batch of {}", i, batch));
+}
+
 template <class Layer, class Options>
 std::unique_ptr<RecurrentLayer> make_encoder(const Seq2SeqConfig& c, GeneratorRef& g) {
   return std::make_unique<Layer>(Options{.input_size = c.embedding,
@@ -172,14 +178,15 @@ class TransformerSeq2Seq : public Seq2Seq {
 
   Decoding encode(const Tensor& source, const Tensor& lengths) override {
     const Tensor x = vectors(source_embed_, source, 0);
-    return {.memory = {encoder_(x, {.lengths = lengths}).output}, .lengths = lengths};
+    return {.memory = decoder_.project(encoder_(x, {.lengths = lengths}).output),
+            .lengths = lengths};
   }
 
   Output decode(const Tensor& tokens, const Decoding& at) override {
     const std::int64_t past = at.state.empty() ? 0 : at.state[0].size(0);
     Output result = decoder_(
         vectors(target_embed_, tokens, past),
-        {.causal = true, .memory = at.memory[0], .memory_lengths = at.lengths, .cache = at.state});
+        {.causal = true, .projected = at.memory, .memory_lengths = at.lengths, .cache = at.state});
     result.output = head_(result.output);
     return result;
   }
@@ -221,11 +228,19 @@ Tensor Seq2Seq::step(const Tensor& tokens, Decoding& at) {
   return select(next.output, 0, 0);
 }
 
-Decoding Seq2Seq::rows(const Decoding& at, std::span<const std::int64_t> indices) const {
+Decoding Seq2Seq::reordered(const Decoding& at, std::span<const std::int64_t> indices) const {
   const std::int64_t batch = at.memory.at(0).size(batch_axis());
-  for (const std::int64_t i : indices)
-    if (i < 0 || i >= batch)
-      fail("Seq2Seq::rows", fmt::format("sequence {} of a batch of {}", i, batch));
+  if (static_cast<std::int64_t>(indices.size()) != batch)
+    fail("Seq2Seq::reordered", fmt::format("{} rows for a batch of {}", indices.size(), batch),
+         "rows() takes any number of them");
+  check_rows(indices, batch);
+  Decoding result{.memory = at.memory, .lengths = at.lengths};
+  for (const Tensor& one : at.state) result.state.push_back(taken(one, batch_axis(), indices));
+  return result;
+}
+
+Decoding Seq2Seq::rows(const Decoding& at, std::span<const std::int64_t> indices) const {
+  check_rows(indices, at.memory.at(0).size(batch_axis()));
   Decoding result;
   for (std::size_t i = 0; i < at.memory.size(); ++i)
     result.memory.push_back(taken(at.memory[i], batch_axis(), indices));

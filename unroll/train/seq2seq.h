@@ -13,7 +13,8 @@ namespace unroll {
 /// Where the decoding of a batch stands. A value: a search may keep any number of them and go on
 /// from any one.
 struct Decoding {
-  /// What the encoder left: [S, B, D] or [B, S, D] tensors. It stays the same from step to step.
+  /// What the decoder needs of the encoder's output, its keys and values projected: [S, B, D] or
+  /// [B, S, D] tensors. It is made once a source and stays the same from step to step.
   std::vector<Tensor> memory = {};
   Tensor lengths = {};  ///< [B] i64 of the sources; undefined: all fill S
   State state = {};     ///< what the decoder carries
@@ -37,6 +38,9 @@ class Seq2Seq : public Module {
   Tensor step(const Tensor& tokens, Decoding& at);
   /// Sequences `indices` of the batch, any number of times each; constants.
   Decoding rows(const Decoding& at, std::span<const std::int64_t> indices) const;
+  /// The same where the sequence in every row stays one with that row's source, as when hypotheses
+  /// of one sequence change places: what the encoder left is shared, the state alone is copied.
+  Decoding reordered(const Decoding& at, std::span<const std::int64_t> indices) const;
 };
 
 /// What a Seq2Seq is built from, and what its config.json holds.

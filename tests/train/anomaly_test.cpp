@@ -56,6 +56,22 @@ TEST_CASE("a tail is that of its definition, however long the stream", "[train]"
     }
 }
 
+TEST_CASE("an outlier of any size is an alarm, and forgotten once it has left the window",
+          "[train]") {
+  const AnomalyOptions o{.long_window = 3000, .short_window = 7, .warm_up = 20};
+  for (const double outlier : {1e9, 1e200}) {
+    CAPTURE(outlier);
+    AnomalyDetector detector(o);
+    std::vector<double> errors = noise(6300, 3);
+    errors[3000] = outlier;
+    for (std::size_t t = 0; t < errors.size(); ++t) {
+      const AnomalyDetector::Step step = detector.step(errors[t]);
+      if (t == 3000) CHECK(step.alarm);
+      if (t > 6000) REQUIRE(step.tail == Approx(tail_of(errors, t + 1, o)).epsilon(1e-6));
+    }
+  }
+}
+
 TEST_CASE("errors that grow raise one alarm, at once, and usual ones none", "[train]") {
   std::vector<double> errors = noise(5000, 2);
   for (std::size_t t = 3000; t < 3040; ++t) errors[t] += 8;  // a fault of 40 steps

@@ -1,12 +1,17 @@
+#include <unroll/graph/precision.h>
 #include <unroll/layers/dropout.h>
 #include <unroll/layers/embedding.h>
 #include <unroll/layers/linear.h>
+#include <unroll/layers/mamba.h>
+#include <unroll/layers/minimal.h>
 #include <unroll/layers/recurrent.h>
 #include <unroll/layers/transformer.h>
 #include <unroll/ops/arithmetic.h>
+#include <unroll/ops/attention.h>
 #include <unroll/ops/loss.h>
 #include <unroll/ops/reduce.h>
 #include <unroll/optim/adam.h>
+#include <unroll/optim/sgd.h>
 #include <unroll/train/train_step.h>
 
 #include "../catch.h"
@@ -163,6 +168,111 @@ TEST_CASE("models with every kind of dropout are replayed: masks are drawn anew,
                              .zoneout_c = kind == ModelKind::lstm ? 0.1 : 0,
                              .weight_drop = 0.2};
     check(config);
+  }
+}
+
+TEST_CASE(
+    "lengths are inputs of a replayed step: each batch has its own, and wrong ones are refused") {
+  const auto check = [](auto make) {
+    Generator g1(5), g2(5), g(6);
+    const auto recorded = make(g1), replayed = make(g2);
+    CAPTURE(recorded->describe());
+    AdamW one(recorded->parameters()), two(replayed->parameters());
+    const auto loss = [](auto& layer, std::span<const Tensor> in) -> Tensors {
+      const RecurrentCall call{.lengths = in[1]};
+      const Output out = [&] {
+        if constexpr (requires { layer.run(in[0], call); })
+          return layer.run(in[0], call);
+        else
+          return layer(in[0], call);
+      }();
+      return {mean(square(out.output)) + mean(square(out.state[0]))};
+    };
+    TrainStep step([&](std::span<const Tensor> in) { return loss(*replayed, in); }, two);
+    for (std::int64_t i = 0; i < 3; ++i) {
+      const Tensors in{g.normal({6, 3, 8}, 0, 1), Tensor::from({i, 6 - i, std::int64_t{3}}, {3})};
+      one.zero_grad();
+      Tape tape;
+      const Tensors expected = loss(*recorded, in);
+      tape.backward(expected[0]);
+      one.step();
+      CHECK(same_bits(step(in)[0], expected[0]));
+    }
+    CHECK(step.programs() == 1);
+    CHECK(same_bits(recorded->state_dict(), replayed->state_dict()));
+    const Tensor x = g.normal({6, 3, 8}, 0, 1);
+    CHECK_THROWS_AS(step({x, Tensor::from<std::int64_t>({1, 7, 3}, {3})}), Error);
+    CHECK_THROWS_AS(step({x, Tensor::from<std::int64_t>({-1, 6, 3}, {3})}), Error);
+    CHECK(same_bits(recorded->state_dict(), replayed->state_dict()));
+  };
+  check([](Generator& g) {
+    return std::make_unique<LSTM>(
+        LSTMOptions{.input_size = 8, .hidden_size = 8, .num_layers = 2, .bidirectional = true}, g);
+  });
+  check([](Generator& g) {
+    return std::make_unique<GRU>(GRUOptions{.input_size = 8, .hidden_size = 8}, g);
+  });
+  check([](Generator& g) { return std::make_unique<MinGRU>(MinimalCellOptions{8, 8}, g); });
+  check([](Generator& g) { return std::make_unique<Mamba>(MambaOptions{.d_model = 8}, g); });
+}
+
+TEST_CASE("a replayed step checks attention's lengths, as recording does") {
+  Generator g(5);
+  Linear layer(8, 8, g);
+  SGD optimizer(layer.parameters());
+  TrainStep step(
+      [&](std::span<const Tensor> in) -> Tensors {
+        const Columns x{layer(in[0])};
+        return {mean(square(attention(x, x, x, 2, {.lengths = in[1]}).output))};
+      },
+      optimizer);
+  const Tensor x = g.normal({6, 2, 8}, 0, 1);
+  step({x, Tensor::from<std::int64_t>({6, 2}, {2})});
+  const StateDict before = layer.state_dict();
+  CHECK_THROWS_AS(step({x, Tensor::from<std::int64_t>({9, -2}, {2})}), Error);
+  CHECK(same_bits(layer.state_dict(), before));
+}
+
+TEST_CASE("a training step notices frozen parameters and precision, and can be traced anew") {
+  Generator g(5);
+  Linear layer(4, 4, g);
+  SGD optimizer(layer.parameters());
+  double scale = 1;
+  TrainStep step(
+      [&](std::span<const Tensor> in) -> Tensors { return {mean(square(layer(in[0]))) * scale}; },
+      optimizer);
+  const Tensor x = g.normal({3, 4}, 0, 1);
+  layer.weight.set_trainable(false);
+  const Tensor frozen = layer.weight.value().clone();
+  step({x});
+  CHECK(same_bits(layer.weight.value(), frozen));
+  layer.weight.set_trainable(true);
+  step({x});
+  CHECK(!same_bits(layer.weight.value(), frozen));
+  CHECK(step.programs() == 2);
+  if (bf16_support().complete()) {
+    const Tape tape{{.precision = DType::bf16}};
+    step({x});
+    CHECK(step.programs() == 3);
+  }
+  const double loss = step({x})[0].item();
+  scale = 0;
+  CHECK(step({x})[0].item() > loss / 2);  // what the function reads by itself stays
+  step.clear();
+  CHECK(step({x})[0].item() == 0);
+}
+
+TEST_CASE("gradients that are not finite leave parameters as they are where they are clipped") {
+  const Parameter weight(Tensor::full({3}, 2));
+  const std::vector<Parameter> all{weight};
+  SGD plain(all);
+  AdamW fused(all);
+  for (Optimizer* optimizer : {static_cast<Optimizer*>(&plain), static_cast<Optimizer*>(&fused)}) {
+    TrainStep step(
+        [&](std::span<const Tensor> in) -> Tensors { return {sum(sqrt(weight * in[0]))}; },
+        *optimizer, {.clip_norm = 1});
+    CHECK_THROWS_AS(step({Tensor::zeros({3})}), Error);  // sqrt'(0) * 0
+    CHECK(same_bits(weight.value(), Tensor::full({3}, 2)));
   }
 }
 

@@ -219,6 +219,9 @@ struct Attention : OpRecord<Attention> {
     with_float(name(), in[0].dtype(), [&](auto zero) {
       using T = decltype(zero);
       const detail::AttentionRules rules = layout.rules(in);
+      // Those of a replay were not there when its call was checked.
+      if (layout.has_lengths)
+        Layout::check_lengths(in[layout.tensors], rules.batch, rules.keys, Where());
       detail::attend(rules, layout.operands<T>(in),
                      layout.strides<T>(out[0].mutable_ptr<T>(), out[0].shape(), 0, rules.size),
                      out[1].mutable_ptr<T>());
@@ -316,7 +319,12 @@ AttentionOutput run(std::array<Columns, 3> columns, std::int64_t heads,
   }
   std::size_t count = layout.tensors;
   AttentionOptions given = options;
-  if (given.lengths.defined()) given.lengths = given.lengths.to(DType::i64);
+  if (given.lengths.defined()) {
+    if (given.lengths.dtype() != DType::i64 && given.lengths.dtype() != DType::i32)
+      fail("attention", fmt::format("lengths {}", to_string(given.lengths)), where,
+           "They are i64 or i32");
+    given.lengths = given.lengths.to(DType::i64);
+  }
   if (given.mask.defined()) given.mask = given.mask.to(columns[0].tensor.dtype());
   if ((layout.has_lengths = given.lengths.defined())) args[count++] = &given.lengths;
   if ((layout.has_mask = given.mask.defined())) args[count++] = &given.mask;

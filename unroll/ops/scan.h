@@ -22,7 +22,8 @@ using Cell = std::function<Output(const Tensor& x, const State& state)>;
 
 struct ScanOptions {
   /// Per row of the batch, how many steps count, [B] i64; undefined: all. Behind its end a row's
-  /// state stays and its output is 0, so that a padded batch equals each sequence run alone.
+  /// state stays and its output is 0, so that a padded batch equals each sequence run alone. What
+  /// stands in the padding must be finite: weight gradients add 0 times it.
   Tensor lengths = {};
   bool reverse = false;  ///< from the last step to the first
   /// Every so many steps the state is kept, and what lies between is computed again on the way

@@ -165,6 +165,10 @@ std::pair<double, double> Optimizer::clip(double max_norm) {
   for (const Slot& slot : slots_)
     if (takes_part(slot.parameter)) sum += squared_norm(slot.parameter.grad());
   const double norm = std::sqrt(sum);
+  if (!std::isfinite(norm))
+    fail(rule_.name, fmt::format("the norm of the gradients is {}", norm),
+         "Nothing has been changed. Lower the learning rate; record the step on "
+         "Tape({.check_numbers = true}) to see which op went wrong");
   if (rule_.scales_gradients) return {norm, clip_factor(norm, max_norm)};
   std::vector<Parameter> parameters;
   for (const Slot& slot : slots_)

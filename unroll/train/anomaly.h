@@ -22,7 +22,7 @@ struct AnomalyOptions {
 ///
 /// (the paper's likelihood is 1 - tail, which rounds to 1 where it matters). A model that forecasts
 /// badly everywhere raises no alarm; one that begins to does. Takes one error a step, at any time
-/// in memory of one size, for a constant number of operations.
+/// in memory of one size, for a pass over the long window.
 class AnomalyDetector {
  public:
   struct Step {
@@ -37,16 +37,10 @@ class AnomalyDetector {
   std::int64_t position() const { return position_; }
 
  private:
-  double kept(std::int64_t back) const;
-  void sum_anew();
-
   AnomalyOptions options_;
   std::vector<double> errors_;  // a ring of long_window
   std::int64_t position_ = 0;   // errors so far
   std::int64_t last_small_ = -1;
-  double origin_ = 0;             // what the sums are taken relative to
-  double sum_ = 0, squares_ = 0;  // of the ring
-  double short_sum_ = 0;
 };
 
 }  // namespace unroll

@@ -62,7 +62,8 @@ class Stream {
 
   /// A copy of where a stream stands. One that has not joined stands at its beginning.
   StreamState state(std::int64_t id = 0) const;
-  /// The stream goes on from there; it joins where it had not. Throws Error for another model's.
+  /// The stream goes on from there; it joins where it had not. Throws Error
+  /// for one whose tensors have other shapes.
   void restore(const StreamState& state, std::int64_t id = 0);
   /// Back to the beginning.
   void reset(std::int64_t id = 0);

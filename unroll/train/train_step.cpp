@@ -11,9 +11,28 @@ TrainStep::TrainStep(TraceFunction f, Optimizer& optimizer, const TrainStepOptio
   if (options.programs < 1) fail("TrainStep", "must remember one program at least");
 }
 
+namespace {
+
+std::vector<bool> trainable_ones(const Program& program) {
+  std::vector<bool> result;
+  for (const Parameter& one : program.parameters()) result.push_back(one.trainable());
+  return result;
+}
+
+bool still_trains(const Program& program, const std::vector<bool>& trainable) {
+  const std::vector<Parameter>& all = program.parameters();
+  return std::equal(all.begin(), all.end(), trainable.begin(),
+                    [](const Parameter& one, bool before) { return one.trainable() == before; });
+}
+
+}  // namespace
+
 Program& TrainStep::program_for(std::span<const Tensor> inputs) {
+  const Tape* const around = Tape::current();
+  const DType precision = around != nullptr ? around->precision() : DType::f32;
   const auto fits = [&](const Entry& entry) {
-    return std::equal(entry.inputs.begin(), entry.inputs.end(), inputs.begin(), inputs.end(),
+    return entry.precision == precision && still_trains(entry.program, entry.trainable) &&
+           std::equal(entry.inputs.begin(), entry.inputs.end(), inputs.begin(), inputs.end(),
                       [](const Spec& spec, const Tensor& input) {
                         return spec.shape == input.shape() && spec.dtype == input.dtype();
                       });
@@ -25,7 +44,9 @@ Program& TrainStep::program_for(std::span<const Tensor> inputs) {
   }
   std::vector<Spec> specs;
   for (const Tensor& input : inputs) specs.push_back(input.spec());
-  programs_.push_front({std::move(specs), trace_gradient(f_, inputs)});
+  Program program = trace_gradient(f_, inputs);
+  std::vector<bool> trainable = trainable_ones(program);
+  programs_.push_front({std::move(specs), precision, std::move(program), std::move(trainable)});
   if (programs_.size() > options_.programs) programs_.pop_back();
   return programs_.front().program;
 }

@@ -22,7 +22,10 @@ struct TrainStepOptions {
 ///     }, optimizer, {.clip_norm = 1});
 ///     for (auto [x, y] : batches) double loss = step({x, y})[0].item();
 ///
-/// The function is called while traced alone: what it does besides calling ops is not repeated.
+/// The function is called while traced alone: what it does besides calling ops is not repeated, and
+/// what it reads besides its inputs and parameters (other tensors, numbers, train() or eval())
+/// stays as it was. clear() lets it be traced anew. Parameters that are frozen or thawed, and the
+/// precision of the tape around, are noticed.
 class TrainStep {
  public:
   /// `f` gives the loss [one element] first; more may follow, as the state to carry on. The
@@ -39,13 +42,17 @@ class TrainStep {
 
   /// The gradients' norm before clipping, of the last step; 0 without clipping.
   double grad_norm() const { return grad_norm_; }
+  /// Forgets the programs.
+  void clear() { programs_.clear(); }
   /// How many programs are remembered.
   std::size_t programs() const { return programs_.size(); }
 
  private:
   struct Entry {
     std::vector<Spec> inputs;
+    DType precision;
     Program program;
+    std::vector<bool> trainable;  // by parameter
   };
 
   Program& program_for(std::span<const Tensor> inputs);

@@ -205,6 +205,9 @@ TrainResult train(SequenceModel& model, Optimizer& optimizer, const TrainTask& t
                   Generator& generator, const TrainOptions& options) {
   if (!task.next || !task.loss) fail("train", "the task needs `next` and `loss`");
   check_precision(options.precision);
+  if (task.carry_state && !model.constant_state())
+    fail("train", "the state to carry grows with every step that was read",
+         "Train a model with attention on windows, without carrying its state");
   Batch batch;
   Work work{.seek = task.seek,
             .draw =

@@ -231,10 +231,11 @@ Count run(const Series& s, const Options& o) {
   return count;
 }
 
-int main(int argc, char** argv) {
+int main(int argc, char** argv) try {
   Options options;
   const char* data = std::getenv("UNROLL_DATA");
   std::filesystem::path place = data != nullptr ? std::filesystem::path(data) / "nab" : "";
+  bool given = false;
   for (int i = 1; i < argc; ++i) {
     const std::string option = argv[i];
     const bool more = i + 1 < argc;
@@ -248,8 +249,10 @@ int main(int argc, char** argv) {
       options.epsilon = std::atof(argv[++i]);
     else if (option == "--seed" && more)
       options.seed = static_cast<std::uint64_t>(std::atoll(argv[++i]));
+    else if (option.starts_with("-"))
+      fail("anomaly", "unknown option " + option + ", or a value is missing");
     else
-      place = option;
+      place = option, given = true;
   }
   std::vector<std::filesystem::path> files;
   if (std::filesystem::is_directory(place)) {
@@ -260,6 +263,7 @@ int main(int argc, char** argv) {
     files.push_back(place);
   }
   if (files.empty()) {
+    if (given) fail("anomaly", "found nothing at " + place.string());
     std::printf("skipped: give a stream's CSV file or a folder of them, or nab in $UNROLL_DATA\n");
     return 0;
   }
@@ -273,4 +277,7 @@ int main(int argc, char** argv) {
   std::printf("in all: %d of %d windows found, %d false alarms\n", all.found, all.windows,
               all.wrong);
   return all.windows > 0 && all.found == 0 ? 1 : 0;
+} catch (const std::exception& error) {
+  std::fprintf(stderr, "%s\n", error.what());
+  return 1;
 }

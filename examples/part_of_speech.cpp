@@ -175,7 +175,7 @@ double error(Tagger& model, const std::vector<TaggedSentence>& sentences, const 
   return 1 - static_cast<double>(right) / static_cast<double>(all);
 }
 
-int main(int argc, char** argv) {
+int main(int argc, char** argv) try {
   bool quick = false;
   int epochs = 0;
   double learning_rate = 0;
@@ -183,6 +183,7 @@ int main(int argc, char** argv) {
   const char* data = std::getenv("UNROLL_DATA");
   std::filesystem::path folder =
       data != nullptr ? std::filesystem::path(data) / "ud_english_ewt" : "";
+  bool given = false;
   for (int i = 1; i < argc; ++i) {
     const std::string option = argv[i];
     if (option == "--quick")
@@ -193,10 +194,13 @@ int main(int argc, char** argv) {
       epochs = std::atoi(argv[++i]);
     else if (option == "--learning-rate" && i + 1 < argc)
       learning_rate = std::atof(argv[++i]);
+    else if (option.starts_with("-"))
+      fail("part_of_speech", "unknown option " + option + ", or a value is missing");
     else
-      folder = option;
+      folder = option, given = true;
   }
   if (!std::filesystem::is_directory(folder)) {
+    if (given) fail("part_of_speech", "found nothing at " + folder.string());
     std::printf("skipped: give the folder of a treebank, or ud_english_ewt in $UNROLL_DATA\n");
     return 0;
   }
@@ -253,4 +257,7 @@ int main(int argc, char** argv) {
   std::printf("%.0f s of training: %.2f %% of the test part's words tagged right\n", result.seconds,
               100 * right);
   return right > (quick ? 0.7 : 0.93) ? 0 : 1;
+} catch (const std::exception& error) {
+  std::fprintf(stderr, "%s\n", error.what());
+  return 1;
 }

@@ -81,7 +81,7 @@ double error(Reader& model, const Digits& digits, std::int64_t begin, std::int64
   return static_cast<double>(wrong) / static_cast<double>(end - begin);
 }
 
-int main(int argc, char** argv) {
+int main(int argc, char** argv) try {
   bool quick = false, pixels = false;
   int epochs = 0;
   std::int64_t images = 55'000, hidden = 0, batch = 0;
@@ -89,6 +89,7 @@ int main(int argc, char** argv) {
   std::string kind = "lstm";
   const char* data = std::getenv("UNROLL_DATA");
   std::filesystem::path folder = data != nullptr ? std::filesystem::path(data) / "mnist" : "";
+  bool given = false;
   for (int i = 1; i < argc; ++i) {
     const std::string option = argv[i];
     const bool more = i + 1 < argc;
@@ -108,10 +109,13 @@ int main(int argc, char** argv) {
       learning_rate = std::atof(argv[++i]);
     else if (option == "--images" && more)
       images = std::atoll(argv[++i]);
+    else if (option.starts_with("-"))
+      fail("sequential_digits", "unknown option " + option + ", or a value is missing");
     else
-      folder = option;
+      folder = option, given = true;
   }
   if (!std::filesystem::is_directory(folder)) {
+    if (given) fail("sequential_digits", "found nothing at " + folder.string());
     std::printf("skipped: give the folder of MNIST's files, or mnist in $UNROLL_DATA\n");
     return 0;
   }
@@ -170,4 +174,7 @@ int main(int argc, char** argv) {
               100 * right, static_cast<long long>(count));
   if (pixels) return 0;  // what little training reaches is no failure
   return right > (quick ? 0.8 : 0.985) ? 0 : 1;
+} catch (const std::exception& error) {
+  std::fprintf(stderr, "%s\n", error.what());
+  return 1;
 }

@@ -229,16 +229,22 @@ int listen(Listener& model, const Passage& passage) {
   return static_cast<int>(found);
 }
 
-int main(int argc, char** argv) {
+int main(int argc, char** argv) try {
   bool quick = false;
   const char* data = std::getenv("UNROLL_DATA");
   std::filesystem::path folder = data != nullptr ? std::filesystem::path(data) / "fsdd" : "";
-  for (int i = 1; i < argc; ++i)
-    if (std::strcmp(argv[i], "--quick") == 0)
+  bool given = false;
+  for (int i = 1; i < argc; ++i) {
+    const std::string option = argv[i];
+    if (option == "--quick")
       quick = true;
+    else if (option.starts_with("-"))
+      fail("spoken_digits", "unknown option " + option);
     else
-      folder = argv[i];
+      folder = option, given = true;
+  }
   if (!std::filesystem::is_directory(folder)) {
+    if (given) fail("spoken_digits", "found nothing at " + folder.string());
     std::printf("skipped: give the folder of the recordings, or fsdd in $UNROLL_DATA\n");
     return 0;
   }
@@ -279,4 +285,7 @@ int main(int argc, char** argv) {
   const int found = listen(model, passage);
   if (quick) return right > 0.6 ? 0 : 1;  // so little training is rarely sure of what it hears
   return right > 0.97 && found >= 17 ? 0 : 1;
+} catch (const std::exception& error) {
+  std::fprintf(stderr, "%s\n", error.what());
+  return 1;
 }

@@ -34,7 +34,7 @@ class Program {
 
   /// Runs on inputs like those traced. The outputs are overwritten by a later run unless somebody
   /// holds them. Throws ShapeError for inputs of other shapes or dtypes, Error for one recorded on
-  /// a live tape, since no gradient flows through a run.
+  /// the current tape, since no gradient flows through a run.
   std::span<const Tensor> operator()(std::span<const Tensor> inputs);
   std::span<const Tensor> operator()(std::initializer_list<Tensor> inputs) {
     return (*this)(std::span(inputs.begin(), inputs.size()));

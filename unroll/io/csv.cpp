@@ -204,10 +204,14 @@ Table parse_csv(std::string_view text, const CsvOptions& options, const std::str
                                                 column) != options.columns.end();
   };
   Table table;
+  std::vector<std::string> numeric;
   for (Column& column : columns) {
     if (column.name.empty() || column.numbers == 0) {
       table.skipped.push_back(column.name);
-    } else if (wanted(column.name)) {
+      continue;
+    }
+    numeric.push_back(column.name);
+    if (wanted(column.name)) {
       if (column.bad_line != 0)
         reader.fail(
             column.bad_line,
@@ -220,7 +224,7 @@ Table parse_csv(std::string_view text, const CsvOptions& options, const std::str
   for (const std::string& column : options.columns)
     if (std::find(table.columns.begin(), table.columns.end(), column) == table.columns.end())
       fail_data("read_csv", fmt::format("'{}' has no numeric column '{}'", name, column),
-                fmt::format("There are: {}", fmt::join(table.columns, ", ")));
+                fmt::format("There are: {}", fmt::join(numeric, ", ")));
   if (table.columns.empty())
     fail_data("read_csv", fmt::format("'{}' has no column with numbers", name),
               fmt::format("The separator is taken to be '{}'; give .separator for another",

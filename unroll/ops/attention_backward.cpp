@@ -195,7 +195,7 @@ void run(const AttentionRules& r, const AttentionInputs<T>& in, const AttentionR
          const AttentionGrads<T>& grads) {
   constexpr std::int64_t most = QueryBlock<T>::most;
   const std::int64_t blocks = (r.queries + most - 1) / most, group = r.heads / r.kv_heads;
-  const std::int64_t together = std::min(blocks, blocks_together);
+  const std::int64_t together = std::min(blocks, blocks_together(r));
   const double work =
       static_cast<double>(r.batch * r.heads * r.queries * r.keys) * static_cast<double>(r.size) / 3;
   // The gradients of a key-value head grow from block to block: one piece has them all.
@@ -209,7 +209,7 @@ void run(const AttentionRules& r, const AttentionInputs<T>& in, const AttentionR
     TileScratch<T> scratch(Backward<T>::elements(r.size, together) +
                                std::count(std::begin(copies), std::end(copies), true) * all,
                            Backward<T>::pieces(together) + 4);
-    std::array<Backward<T>, blocks_together> memory;
+    std::array<Backward<T>, most_together> memory;
     Backward<T>::take(scratch, r.size, std::span(memory).first(together));
     KeySide<T> side{in.k.at(b, kv), in.v.at(b, kv), grads.k.at(b, kv), grads.v.at(b, kv),
                     in.k.time,      in.v.time,      grads.k.time,      grads.v.time};
@@ -253,7 +253,7 @@ template <class T>
 std::int64_t workspace(const AttentionRules& r, bool apart) {
   const std::int64_t wide = Backward<T>::rounded(r.size),
                      blocks = (r.queries + QueryBlock<T>::most - 1) / QueryBlock<T>::most,
-                     together = std::min(blocks, blocks_together);
+                     together = std::min(blocks, blocks_together(r));
   const std::int64_t copies = apart || wide != r.size ? 4 * r.keys * wide : 0;
   return TileScratch<T>::with_gaps(Backward<T>::elements(r.size, together) + copies,
                                    Backward<T>::pieces(together) + 4);

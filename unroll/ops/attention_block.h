@@ -143,8 +143,12 @@ struct QueryBlock {
 };
 
 /// Blocks that follow each other and go through the keys together: what is read of a tile of keys
-/// serves them all before it leaves the cache.
-inline constexpr std::int64_t blocks_together = 4;
+/// serves them all before it leaves the cache. Where the keys' side fits there as a whole, each
+/// goes by itself.
+inline constexpr std::int64_t most_together = 4;
+inline std::int64_t blocks_together(const AttentionRules& rules) {
+  return rules.keys * rules.size > (1 << 16) ? most_together : 1;
+}
 
 /// Runs f(i, begin, end) for the tiles of keys that queries of block(i) see, i < count; all blocks
 /// of a tile one after the other.

@@ -180,7 +180,7 @@ struct Pieces {
       : pairs(r.batch * r.kv_heads),
         blocks((r.queries + QueryBlock<T>::most - 1) / QueryBlock<T>::most),
         // Enough pieces for many threads come first.
-        together(std::clamp<std::int64_t>(blocks * pairs / 16, 1, blocks_together)),
+        together(std::clamp<std::int64_t>(blocks * pairs / 16, 1, blocks_together(r))),
         groups((blocks + together - 1) / together),
         each(std::min(groups, std::max<std::int64_t>(1, 16 / std::max<std::int64_t>(1, pairs)))) {}
 };
@@ -200,7 +200,7 @@ void run(const AttentionRules& r, const AttentionInputs<T>& in, HeadRows<T> out,
     TileScratch<T> scratch(
         Forward<T>::elements(r.size, p.together) + (packs ? 2 * r.keys * r.size : 0),
         Forward<T>::pieces(p.together) + 2);
-    std::array<Forward<T>, blocks_together> memory;
+    std::array<Forward<T>, most_together> memory;
     Forward<T>::take(scratch, r.size, std::span(memory).first(p.together));
     const T *k = in.k.at(b, kv), *v = in.v.at(b, kv);
     std::int64_t k_step = in.k.time, v_step = in.v.time;

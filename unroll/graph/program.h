@@ -70,8 +70,8 @@ class Program {
 using TraceFunction = std::function<std::vector<Tensor>(std::span<const Tensor>)>;
 
 /// Freezes f for inputs of the shapes and dtypes of `examples`. f runs once, on shapes alone:
-/// where data would steer it, where it draws random numbers by itself (dropout and the like draw anew
-/// in every run), or where it uses a value of another tape instead of an input, Error says so.
+/// where data would steer it, where it draws random numbers by itself (dropout and the like draw
+/// anew in every run), or where it uses a value of another tape instead of an input, Error says so.
 Program trace(const TraceFunction& f, std::span<const Tensor> examples,
               const ProgramOptions& options = {}, Where where = Where::current());
 

@@ -55,6 +55,30 @@ Tensors batch(std::int64_t steps, std::uint64_t seed) {
   return both;
 }
 
+// Two models that begin alike: one is trained by recorded steps, the other by replayed ones.
+template <class Model, class Loss>
+struct Twins {
+  Model &recorded, &replayed;
+  Loss loss;
+  AdamW one{recorded.parameters()}, two{replayed.parameters()};
+  TrainStep step{[this](std::span<const Tensor> in) { return loss(replayed, in); }, two};
+
+  Twins(Model& a, Model& b, Loss l) : recorded(a), replayed(b), loss(std::move(l)) {}
+  void train(const Tensors& in) {
+    one.zero_grad();
+    Tape tape;
+    const Tensors expected = loss(recorded, in);
+    tape.backward(expected[0]);
+    one.step();
+    CHECK(same_bits(step(in)[0], expected[0]));
+  }
+  bool alike() const { return same_bits(recorded.state_dict(), replayed.state_dict()); }
+};
+
+Tensors token_loss(SequenceModel& model, std::span<const Tensor> in) {
+  return {cross_entropy(model(in[0]).output, in[1])};
+}
+
 }  // namespace
 
 TEST_CASE("a replayed training step gives the bits of a recorded one, whatever shapes come") {
@@ -104,27 +128,15 @@ TEST_CASE("every kind of model is replayed: the bits of a recorded step, no memo
     ModelConfig config = test::small(kind);
     config.vocabulary = 11;
     const auto recorded = make_model(config, g1), replayed = make_model(config, g2);
-    AdamW one(recorded->parameters()), two(replayed->parameters());
-    const auto loss = [](SequenceModel& model, std::span<const Tensor> in) -> Tensors {
-      return {cross_entropy(model(in[0]).output, in[1])};
-    };
-    TrainStep step([&](std::span<const Tensor> in) { return loss(*replayed, in); }, two);
+    Twins twins(*recorded, *replayed, token_loss);
     // 35 steps pass the boundaries of the scans' chunks.
-    for (std::uint64_t i = 0; i < 2; ++i) {
-      const Tensors in = batch(35, i);
-      one.zero_grad();
-      Tape tape;
-      const Tensors expected = loss(*recorded, in);
-      tape.backward(expected[0]);
-      one.step();
-      CHECK(same_bits(step(in)[0], expected[0]));
-    }
-    CHECK(same_bits(recorded->state_dict(), replayed->state_dict()));
+    for (std::uint64_t i = 0; i < 2; ++i) twins.train(batch(35, i));
+    CHECK(twins.alike());
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
     const Tensors in = batch(35, 3);
-    step(in);
+    twins.step(in);
     const MemoryStats warm = memory_stats();
-    for (int i = 0; i < 3; ++i) step(in);
+    for (int i = 0; i < 3; ++i) twins.step(in);
     CHECK(memory_stats().system_allocations == warm.system_allocations);
 #endif
   }
@@ -136,22 +148,10 @@ TEST_CASE("models with every kind of dropout are replayed: masks are drawn anew,
     config.vocabulary = 11;
     Generator g1(5), g2(5);
     const auto recorded = make_model(config, g1), replayed = make_model(config, g2);
-    AdamW one(recorded->parameters()), two(replayed->parameters());
-    const auto loss = [](SequenceModel& model, std::span<const Tensor> in) -> Tensors {
-      return {cross_entropy(model(in[0]).output, in[1])};
-    };
-    TrainStep step([&](std::span<const Tensor> in) { return loss(*replayed, in); }, two);
-    for (std::uint64_t i = 0; i < 4; ++i) {
-      const Tensors in = batch(6, 1);
-      one.zero_grad();
-      Tape tape;
-      const Tensors expected = loss(*recorded, in);
-      tape.backward(expected[0]);
-      one.step();
-      CHECK(same_bits(step(in)[0], expected[0]));
-    }
-    CHECK(step.programs() == 1);
-    CHECK(same_bits(recorded->state_dict(), replayed->state_dict()));
+    Twins twins(*recorded, *replayed, token_loss);
+    for (int i = 0; i < 4; ++i) twins.train(batch(6, 1));
+    CHECK(twins.step.programs() == 1);
+    CHECK(twins.alike());
     const auto a = recorded->generators(), b = replayed->generators();
     REQUIRE(!a.empty());
     for (std::size_t i = 0; i < a.size(); ++i)
@@ -177,7 +177,6 @@ TEST_CASE(
     Generator g1(5), g2(5), g(6);
     const auto recorded = make(g1), replayed = make(g2);
     CAPTURE(recorded->describe());
-    AdamW one(recorded->parameters()), two(replayed->parameters());
     const auto loss = [](auto& layer, std::span<const Tensor> in) -> Tensors {
       const RecurrentCall call{.lengths = in[1]};
       const Output out = [&] {
@@ -188,22 +187,15 @@ TEST_CASE(
       }();
       return {mean(square(out.output)) + mean(square(out.state[0]))};
     };
-    TrainStep step([&](std::span<const Tensor> in) { return loss(*replayed, in); }, two);
-    for (std::int64_t i = 0; i < 3; ++i) {
-      const Tensors in{g.normal({6, 3, 8}, 0, 1), Tensor::from({i, 6 - i, std::int64_t{3}}, {3})};
-      one.zero_grad();
-      Tape tape;
-      const Tensors expected = loss(*recorded, in);
-      tape.backward(expected[0]);
-      one.step();
-      CHECK(same_bits(step(in)[0], expected[0]));
-    }
-    CHECK(step.programs() == 1);
-    CHECK(same_bits(recorded->state_dict(), replayed->state_dict()));
+    Twins twins(*recorded, *replayed, loss);
+    for (std::int64_t i = 0; i < 3; ++i)
+      twins.train({g.normal({6, 3, 8}, 0, 1), Tensor::from({i, 6 - i, std::int64_t{3}}, {3})});
+    CHECK(twins.step.programs() == 1);
+    CHECK(twins.alike());
     const Tensor x = g.normal({6, 3, 8}, 0, 1);
-    CHECK_THROWS_AS(step({x, Tensor::from<std::int64_t>({1, 7, 3}, {3})}), Error);
-    CHECK_THROWS_AS(step({x, Tensor::from<std::int64_t>({-1, 6, 3}, {3})}), Error);
-    CHECK(same_bits(recorded->state_dict(), replayed->state_dict()));
+    CHECK_THROWS_AS(twins.step({x, Tensor::from<std::int64_t>({1, 7, 3}, {3})}), Error);
+    CHECK_THROWS_AS(twins.step({x, Tensor::from<std::int64_t>({-1, 6, 3}, {3})}), Error);
+    CHECK(twins.alike());
   };
   check([](Generator& g) {
     return std::make_unique<LSTM>(

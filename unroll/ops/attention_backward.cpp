@@ -7,8 +7,6 @@
 namespace unroll::detail {
 namespace {
 
-constexpr double log2_e = 1.4426950408889634;
-
 /// Keys, values and their gradients, rows of whole vectors.
 template <class T>
 struct KeySide {

@@ -7,8 +7,6 @@
 namespace unroll::detail {
 namespace {
 
-constexpr double log2_e = 1.4426950408889634;
-
 /// Memory of one block of queries; those that go together share scores and factors.
 template <class T>
 struct Forward {

@@ -11,8 +11,6 @@
 
 namespace unroll::detail {
 
-inline constexpr double log2_e = 1.4426950408889634;
-
 /// The sum of each of four vectors' lanes.
 template <class T>
 std::array<T, 4> sums_of_four(const simd::Lanes<T> (&x)[4]) {

@@ -102,6 +102,8 @@ void multiply(const TileProduct<T>& p) {
   }
 }
 
+inline constexpr double log2_e = 1.4426950408889634;
+
 /// 2^x for x up to about 100, to a unit in the last place or two; 0 where the result would be
 /// denormal. A NaN stays one.
 template <class T>

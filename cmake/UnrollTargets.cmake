@@ -14,7 +14,8 @@ endfunction()
 
 # Fields side by side, as a tensor's two pointers, are not to be moved as one vector: the load waits
 # for both stores, which took a seventh of a recorded op's time. Loops are vectorised all the same.
-set(unroll_code_flags -fno-tree-slp-vectorize)
+# Thread-local state lies at a fixed place from its thread's own: it is read by every op.
+set(unroll_code_flags -fno-tree-slp-vectorize -ftls-model=initial-exec)
 
 # Warnings are errors where Unroll is the project, never where it is a part of another one; nor under
 # the sanitizers, which make the compiler see uninitialised values that are none.

@@ -3,6 +3,7 @@
 #include <unroll/graph/memory.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <new>
 #include <type_traits>
@@ -50,14 +51,17 @@ class Arena {
     return object;
   }
 
-  Mark mark() const { return {current_, used_, owned_.size()}; }
+  Mark mark() const {
+    const std::size_t used =
+        blocks_.empty() ? 0 : static_cast<std::size_t>(next_ - blocks_[current_].buffer->data());
+    return {current_, used, owned_.size()};
+  }
   void rewind(const Mark& mark) {
     while (owned_.size() > mark.owned) {
       owned_.back().destroy(owned_.back().object, owned_.back().count);
       owned_.pop_back();
     }
-    current_ = mark.block;
-    used_ = mark.used;
+    go_to(mark.block, mark.used);
   }
 
  private:
@@ -73,36 +77,41 @@ class Arena {
 
   void* allocate(std::size_t bytes, std::size_t alignment) {
     while (true) {
-      if (current_ < blocks_.size()) {
-        const std::size_t start = (used_ + alignment - 1) / alignment * alignment;
-        if (start + bytes <= blocks_[current_].size) {
-          used_ = start + bytes;
-          return blocks_[current_].buffer->data() + start;
-        }
-        if (current_ + 1 < blocks_.size()) {
-          ++current_;
-          used_ = 0;
-          continue;
-        }
+      const std::size_t skipped = -reinterpret_cast<std::uintptr_t>(next_) & (alignment - 1);
+      if (skipped + bytes <= static_cast<std::size_t>(end_ - next_)) [[likely]] {
+        std::byte* const place = next_ + skipped;
+        next_ = place + bytes;
+        return place;
       }
-      constexpr std::size_t block_bytes = 64 * 1024;
-      const std::size_t size = bytes > block_bytes ? bytes : block_bytes;
-      blocks_.push_back({nullptr, size});  // first: if that fails, no block is lost
-      try {
-        blocks_.back().buffer = Buffer::allocate(size);
-      } catch (...) {
-        blocks_.pop_back();
-        throw;
-      }
-      current_ = blocks_.size() - 1;
-      used_ = 0;
+      begin_block(bytes);
     }
+  }
+
+  // The next block; a new one where there is none.
+  [[gnu::noinline]] void begin_block(std::size_t bytes) {
+    if (current_ + 1 < blocks_.size()) return go_to(current_ + 1, 0);
+    constexpr std::size_t block_bytes = 64 * 1024;
+    const std::size_t size = bytes > block_bytes ? bytes : block_bytes;
+    blocks_.push_back({nullptr, size});  // first: if that fails, no block is lost
+    try {
+      blocks_.back().buffer = Buffer::allocate(size);
+    } catch (...) {
+      blocks_.pop_back();
+      throw;
+    }
+    go_to(blocks_.size() - 1, 0);
+  }
+  void go_to(std::size_t block, std::size_t used) {
+    current_ = block;
+    if (blocks_.empty()) return;
+    next_ = blocks_[block].buffer->data() + used;
+    end_ = blocks_[block].buffer->data() + blocks_[block].size;
   }
 
   CachedVector<Block> blocks_;
   CachedVector<Owned> owned_;
-  std::size_t current_ = 0;
-  std::size_t used_ = 0;
+  std::size_t current_ = 0;  // the block that objects go to
+  std::byte *next_ = nullptr, *end_ = nullptr;
 };
 
 }  // namespace unroll

@@ -30,32 +30,40 @@ class Chunked {
 
   template <class... Args>
   T& emplace_back(Args&&... args) {
-    if (size_ == chunks_.size() * per_chunk) [[unlikely]]
-      add_chunk();
-    T* const place = &(*this)[size_];
-    new (place) T{std::forward<Args>(args)...};
+    if (next_ == end_) [[unlikely]]
+      begin_chunk();
+    new (next_) T{std::forward<Args>(args)...};
     ++size_;
-    return *place;
+    return *next_++;
   }
   /// Destroys the elements from `size` on.
   void resize(std::size_t size) {
+    if (size >= size_) return;
     while (size_ > size) std::destroy_at(&(*this)[--size_]);
+    end_ = chunks_[size_ / per_chunk] + per_chunk;
+    next_ = end_ - per_chunk + size_ % per_chunk;
   }
 
  private:
-  void add_chunk() {
-    chunks_.push_back(nullptr);  // first: if that fails, no chunk is lost
-    try {
-      chunks_.back() = CachedAllocator<T>().allocate(per_chunk);
-    } catch (...) {
-      chunks_.pop_back();
-      throw;
+  [[gnu::noinline]] void begin_chunk() {
+    const std::size_t chunk = size_ / per_chunk;
+    if (chunk == chunks_.size()) {
+      chunks_.push_back(nullptr);  // first: if that fails, no chunk is lost
+      try {
+        chunks_.back() = CachedAllocator<T>().allocate(per_chunk);
+      } catch (...) {
+        chunks_.pop_back();
+        throw;
+      }
     }
+    next_ = chunks_[chunk];
+    end_ = next_ + per_chunk;
   }
 
   static constexpr std::size_t per_chunk = 128;
   CachedVector<T*> chunks_;
   std::size_t size_ = 0;
+  T *next_ = nullptr, *end_ = nullptr;  // where the next one goes, and the end of its chunk
 };
 
 }  // namespace unroll

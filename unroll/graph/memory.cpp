@@ -147,39 +147,47 @@ ThreadMemory& this_thread() {
   return *thread_memory;
 }
 
-Buffer* system_block(ThreadMemory& memory, std::size_t capacity, std::size_t bytes) {
-  void* block = ask_system(capacity);
-  if (block == nullptr) {
-    memory.clear();
-    block = ask_system(capacity);
-  }
-  if (block == nullptr) throw MemoryError(bytes);
-  return new (block) Buffer;
-}
-
-}  // namespace
-
-Buffer* Buffer::allocate(std::size_t bytes) {
-  if (bytes > largest) throw MemoryError(bytes);
-  const int size_class = class_of(bytes);
-  ThreadMemory& memory = this_thread();
-  Buffer* block = memory.free[static_cast<std::size_t>(size_class)];
-  if (block != nullptr) [[likely]] {
-    memory.free[static_cast<std::size_t>(size_class)] = block->next;
-    ThreadMemory::add(memory.cached, -static_cast<std::int64_t>(block->capacity));
-    block->references.store(1, std::memory_order_relaxed);
-  } else {
-    const std::size_t capacity = class_bytes(size_class);
-    block = system_block(memory, capacity, bytes);
-    block->size_class = static_cast<std::uint16_t>(size_class);
-    block->capacity = capacity;
-    ThreadMemory::add(memory.system, 1);
-  }
+Buffer* count_handed_out(ThreadMemory& memory, Buffer* block) {
   block->kind = current_kind;
   ThreadMemory::add(memory.allocations, 1);
   memory.count(current_kind, static_cast<std::int64_t>(block->capacity));
   memory.note_peak();
   return block;
+}
+
+// Out of line, so that the usual way of allocate() saves no registers.
+[[gnu::noinline]] Buffer* system_block(std::size_t bytes) {
+  if (bytes > largest) throw MemoryError(bytes);
+  const int size_class = class_of(bytes);
+  const std::size_t capacity = class_bytes(size_class);
+  ThreadMemory& memory = this_thread();
+  void* place = ask_system(capacity);
+  if (place == nullptr) {
+    memory.clear();
+    place = ask_system(capacity);
+  }
+  if (place == nullptr) throw MemoryError(bytes);
+  auto* const block = new (place) Buffer;
+  block->size_class = static_cast<std::uint16_t>(size_class);
+  block->capacity = capacity;
+  ThreadMemory::add(memory.system, 1);
+  return count_handed_out(memory, block);
+}
+
+}  // namespace
+
+Buffer* Buffer::allocate(std::size_t bytes) {
+  ThreadMemory* const memory = thread_memory;
+  if (memory == nullptr || bytes > largest) [[unlikely]]
+    return system_block(bytes);
+  Buffer*& first = memory->free[static_cast<std::size_t>(class_of(bytes))];
+  Buffer* const block = first;
+  if (block == nullptr) [[unlikely]]
+    return system_block(bytes);
+  first = block->next;
+  ThreadMemory::add(memory->cached, -static_cast<std::int64_t>(block->capacity));
+  block->references.store(1, std::memory_order_relaxed);
+  return count_handed_out(*memory, block);
 }
 
 Buffer* Buffer::allocate_phantom(std::size_t bytes) {

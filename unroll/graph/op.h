@@ -68,6 +68,9 @@ class Op {
   /// `allocates()`, it assigns the outputs instead (views, compositions).
   virtual void forward(Args in, std::span<Tensor> out) const = 0;
   virtual bool allocates() const { return false; }
+  /// What apply() calls: the shape rule, memory for the outputs, forward(). An op whose calls are
+  /// often tiny may know a shorter way to the same. In a dry run nothing is computed.
+  virtual void compute(Args in, std::span<Tensor> out) const;
   /// Bytes that forward() allocates for itself and frees again; a dry run counts them. Of an op
   /// that `allocates()`, a dry run calls forward() instead, on tensors without data.
   virtual std::size_t workspace(Args in) const {

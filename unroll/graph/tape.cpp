@@ -67,6 +67,35 @@ bool on_shapes(Args in) {
   return false;
 }
 
+// What an op seldom says is out of line: apply() is short where it is called for one number.
+[[noreturn, gnu::cold]] void fail_undefined(const Op& op, std::size_t input, const Where& where) {
+  fail(op.name(), fmt::format("input {} is an undefined tensor", input), where);
+}
+
+[[gnu::noinline]] void check_results(const Op& op, Args in, std::span<const Tensor> out,
+                                     const Where& where) {
+  for (const Tensor& tensor : out)
+    if (!all_finite(tensor))
+      fail(op.name(),
+           fmt::format("the result {} of {} is not finite", to_string(tensor), shapes_of(in)),
+           where);
+}
+
+// What a vjp gave for input i. `without_data`: and should have some.
+[[gnu::noinline]] void check_gradient(const Node& node, const Tensor& part, const Tensor& input,
+                                      std::size_t i, bool without_data) {
+  if (part.shape() != input.shape())
+    fail(node.op->name(),
+         fmt::format("its vjp gives input {} a gradient {} for a value {}", i, to_string(part),
+                     to_string(input)),
+         node.where);
+  if (without_data)
+    fail(node.op->name(), "its vjp reads an input or output that keep() does not name");
+  if (!all_finite(part))
+    fail(node.op->name(),
+         fmt::format("the gradient {} of input {} is not finite", to_string(part), i), node.where);
+}
+
 // The op knows what was wrong, only the call of apply() knows who called.
 [[noreturn]] void rethrow_with_place(const ShapeError& error, const Where& where) {
   if (where.line() == 0 || std::string_view(error.what()).find(".cpp:") != std::string::npos)
@@ -98,25 +127,26 @@ void Op::vjp(Vjp&) const {
 NoGrad::NoGrad() : saved_(std::exchange(current_tape, nullptr)) {}
 NoGrad::~NoGrad() { current_tape = saved_; }
 
-void compute(const Op& op, Args in, std::span<Tensor> out) {
-  if (op.allocates()) return op.forward(in, out);
-  allocate_outputs(op, in, out);
+void Op::compute(Args in, std::span<Tensor> out) const {
+  if (allocates()) return forward(in, out);
+  allocate_outputs(*this, in, out);
   if (!detail::dry) [[likely]]
-    return op.forward(in, out);
-  if (const auto bytes = static_cast<std::int64_t>(op.workspace(in)); bytes > 0)
+    return forward(in, out);
+  if (const auto bytes = static_cast<std::int64_t>(workspace(in)); bytes > 0)
     Tensor::empty({bytes}, DType::u8);
 }
 
 void apply(const Op& op, Args in, std::span<Tensor> out, const Where& where) {
   for (std::size_t i = 0; i < in.size(); ++i)
-    if (!in[i].defined()) fail(op.name(), fmt::format("input {} is an undefined tensor", i), where);
+    if (!in[i].defined()) [[unlikely]]
+      fail_undefined(op, i, where);
   try {
     if (on_shapes(in)) {
       infer_abstract(op, in, out);
     } else {
       const detail::FlushDenormals flush;
       const CurrentTape unrecorded(nullptr);  // a composition inside an op is not on the tape
-      compute(op, in, out);
+      op.compute(in, out);
     }
   } catch (const ShapeError& error) {
     rethrow_with_place(error, where);
@@ -124,12 +154,8 @@ void apply(const Op& op, Args in, std::span<Tensor> out, const Where& where) {
     throw MemoryError(error, op.name(), shapes_of(in), where);
   }
   if (current_tape == nullptr) return;
-  if (current_tape->checks_numbers())
-    for (const Tensor& tensor : out)
-      if (!all_finite(tensor))
-        fail(op.name(),
-             fmt::format("the result {} of {} is not finite", to_string(tensor), shapes_of(in)),
-             where);
+  if (current_tape->checks_numbers()) [[unlikely]]
+    check_results(op, in, out, where);
   current_tape->record(op, in, out, where);
 }
 
@@ -200,11 +226,11 @@ std::uint32_t Tape::foreign_leaf(const Tensor& value) {
 }
 
 // The id of a tensor that an op reads; its data stays where the op's vjp reads it.
-std::uint32_t Tape::input_value(const Tensor& tensor, bool kept) {
-  if (owns(tensor)) {
-    Tensor& known = values_[tensor.ref().value()].tensor;
-    if (kept && known.is_abstract()) known = tensor;
-    return tensor.ref().value();
+inline std::uint32_t Tape::input_value(const Tensor& tensor, const Value* found, bool kept) {
+  if (found != nullptr) {
+    const std::uint32_t id = tensor.ref().value();
+    if (kept && found->tensor.is_abstract()) values_[id].tensor = tensor;
+    return id;
   }
   if (options_.trace && tensor.ref().tape() != 0) return foreign_leaf(tensor);
   const auto id = static_cast<std::uint32_t>(values_.size());
@@ -229,17 +255,20 @@ void Tape::record(const Op& op, Args in, std::span<Tensor> out, const Where& whe
     return i >= 32 || (mask >> i & 1) != 0;
   };
   auto* const inputs = arena_.make_array<std::uint32_t>(in.size());
-  for (std::size_t i = 0; i < in.size(); ++i) inputs[i] = input_value(in[i], kept(keep.inputs, i));
+  for (std::size_t i = 0; i < in.size(); ++i)
+    inputs[i] = input_value(in[i], find(in[i]), kept(keep.inputs, i));
 
   const auto index = static_cast<std::uint32_t>(nodes_.size());
   const auto first = static_cast<std::uint32_t>(values_.size());
-  nodes_.emplace_back(Node{.op = op.clone(arena_),
-                           .inputs = inputs,
-                           .input_count = static_cast<std::uint32_t>(in.size()),
-                           .output_count = static_cast<std::uint32_t>(out.size()),
-                           .first_output = first,
-                           .needs_grad = needs,
-                           .where = where});
+  const Op* const copy = op.clone(arena_);
+  Node& node = nodes_.emplace_back();
+  node.op = copy;
+  node.inputs = inputs;
+  node.input_count = static_cast<std::uint32_t>(in.size());
+  node.output_count = static_cast<std::uint32_t>(out.size());
+  node.first_output = first;
+  node.needs_grad = needs;
+  node.where = where;
   for (std::size_t i = 0; i < out.size(); ++i) {
     const TapeRef ref(id_, first + static_cast<std::uint32_t>(i), next_serial_++);
     values_.emplace_back(out[i], kept(keep.outputs, i), index, ref, needs);
@@ -276,7 +305,7 @@ class Scratch {
   explicit Scratch(std::size_t size) : size_(size) {
     if (size > usual) [[unlikely]]
       data_ = CachedAllocator<T>().allocate(size);
-    std::uninitialized_value_construct_n(data_, size);
+    std::uninitialized_default_construct_n(data_, size);
   }
   ~Scratch() {
     std::destroy_n(data_, size_);
@@ -295,6 +324,23 @@ class Scratch {
 };
 
 }  // namespace
+
+// Checks what a vjp gave and adds it to the gradients of the node's inputs.
+inline void Tape::take_gradients(const Node& node, Vjp& v, Grads& grads) {
+  for (std::size_t i = 0; i < node.input_count; ++i) {
+    Tensor& part = v.result[i];
+    if (!v.needed[i] || !part.defined()) continue;
+    const bool without_data = part.is_abstract() && !options_.trace && !detail::dry;
+    if (part.shape() != v.inputs[i].shape() || without_data || options_.check_numbers) [[unlikely]]
+      check_gradient(node, part, v.inputs[i], i, without_data);
+    Tensor& grad = grads[node.inputs[i]];
+    if (grad.defined()) {
+      accumulate_into(grad, part);
+    } else {
+      grad = std::move(part);
+    }
+  }
+}
 
 // The gradients of a node's outputs become those of its inputs.
 void Tape::step_back(Node& node, Grads& grads, bool last) {
@@ -338,31 +384,6 @@ void Tape::step_back(Node& node, Grads& grads, bool last) {
   }
   for (std::size_t i = 0; i < out; ++i) output_grads[i].reset();
   take_gradients(node, v, grads);
-}
-
-// Checks what a vjp gave and adds it to the gradients of the node's inputs.
-void Tape::take_gradients(const Node& node, Vjp& v, Grads& grads) {
-  for (std::size_t i = 0; i < node.input_count; ++i) {
-    Tensor& part = v.result[i];
-    if (!v.needed[i] || !part.defined()) continue;
-    if (part.shape() != v.inputs[i].shape())
-      fail(node.op->name(),
-           fmt::format("its vjp gives input {} a gradient {} for a value {}", i, to_string(part),
-                       to_string(v.inputs[i])),
-           node.where);
-    if (part.is_abstract() && !options_.trace && !detail::dry)
-      fail(node.op->name(), "its vjp reads an input or output that keep() does not name");
-    if (options_.check_numbers && !all_finite(part))
-      fail(node.op->name(),
-           fmt::format("the gradient {} of input {} is not finite", to_string(part), i),
-           node.where);
-    Tensor& grad = grads[node.inputs[i]];
-    if (grad.defined()) {
-      accumulate_into(grad, part);
-    } else {
-      grad = std::move(part);
-    }
-  }
 }
 
 // Frees what was kept for a node's vjp. All that read its outputs has been walked by now.

@@ -156,7 +156,7 @@ class Tape {
     const Value* const value = &values_[ref.value()];
     return value->serial == ref.serial() ? value : nullptr;
   }
-  std::uint32_t input_value(const Tensor& tensor, bool kept);
+  std::uint32_t input_value(const Tensor& tensor, const Value* found, bool kept);
   std::uint32_t foreign_leaf(const Tensor& value);
   std::uint32_t value_of(const Tensor& tensor, const char* what) const;
   /// How many values there are up to this one's node, which may have outputs behind it.
@@ -200,9 +200,6 @@ class NoGrad {
  private:
   Tape* saved_;
 };
-
-/// Computes an op, its outputs' memory included; in a dry run counts that and computes nothing.
-void compute(const Op& op, Args inputs, std::span<Tensor> outputs);
 
 /// Runs an op: infers, allocates, computes, records. Errors name the op, the shapes and `where`.
 void apply(const Op& op, Args inputs, std::span<Tensor> outputs, const Where& where);

@@ -40,19 +40,9 @@ std::size_t bytes_of(const Shape& shape, DType dtype) {
 
 }  // namespace
 
-Tensor Tensor::empty(const Shape& shape, DType dtype) {
+Buffer* Tensor::allocate(const Shape& shape, DType dtype) {
   const std::size_t bytes = bytes_of(shape, dtype);
-  Tensor result;
-  if (detail::dry) [[unlikely]] {
-    result.buffer_ = Buffer::allocate_phantom(bytes);
-  } else {
-    result.buffer_ = Buffer::allocate(bytes);
-    result.data_ = result.buffer_->data();
-  }
-  result.shape_ = shape;
-  result.dtype_ = dtype;
-  result.defined_ = true;
-  return result;
+  return detail::dry ? Buffer::allocate_phantom(bytes) : Buffer::allocate(bytes);
 }
 
 Tensor Tensor::zeros(const Shape& shape, DType dtype) {
@@ -69,14 +59,6 @@ Tensor Tensor::full(const Shape& shape, double value, DType dtype) {
     using T = decltype(zero);
     std::fill_n(result.mutable_ptr<T>(), shape.numel(), static_cast<T>(value));
   });
-  return result;
-}
-
-Tensor Tensor::abstract(const Shape& shape, DType dtype) {
-  Tensor result;
-  result.shape_ = shape;
-  result.dtype_ = dtype;
-  result.defined_ = true;
   return result;
 }
 

@@ -76,11 +76,22 @@ class Tensor {
   }
 
   /// Memory not yet written: for kernels.
-  static Tensor empty(const Shape& shape, DType dtype = DType::f32);
+  static Tensor empty(const Shape& shape, DType dtype = DType::f32) {
+    Tensor result = abstract(shape, dtype);
+    result.buffer_ = allocate(shape, dtype);
+    result.data_ = result.buffer_->phantom ? nullptr : result.buffer_->data();
+    return result;
+  }
   static Tensor zeros(const Shape& shape, DType dtype = DType::f32);
   static Tensor full(const Shape& shape, double value, DType dtype = DType::f32);
   /// A shape without data.
-  static Tensor abstract(const Shape& shape, DType dtype);
+  static Tensor abstract(const Shape& shape, DType dtype) {
+    Tensor result;
+    result.shape_ = shape;
+    result.dtype_ = dtype;
+    result.defined_ = true;
+    return result;
+  }
   /// Memory of somebody else, who keeps it longer than this tensor and its copies live.
   static Tensor borrowed(std::byte* data, const Spec& spec);
   bool borrows() const { return buffer_ == nullptr && data_ != nullptr; }
@@ -179,6 +190,8 @@ class Tensor {
   void set_ref(TapeRef ref) { ref_ = ref; }
 
  private:
+  /// A block for the elements; a phantom in a dry run.
+  static Buffer* allocate(const Shape& shape, DType dtype);
   void check_access(DType wanted) const {
     if (!defined_ || dtype_ != wanted || (data_ == nullptr)) fail_access(wanted);
   }

@@ -174,6 +174,18 @@ class PointwiseOp : public OpRecord<PointwiseOp<F, NI, NO, Order>> {
     }
   }
 
+  // A vector's worth of numbers costs less than what it takes to infer and lay out loops.
+  void compute(Args in, std::span<Tensor> out) const override {
+    if (detail::dry || !is_flat(in) || !all_wanted()) return Op::compute(in, out);
+    const DType dtype = in[0].dtype();
+    const std::int64_t count = in[0].numel();
+    if (!(dtype == DType::f32 && count <= lanes<float>)&&!(dtype == DType::f64 &&
+                                                           count <= lanes<double>))
+      return Op::compute(in, out);
+    for (Tensor& tensor : out) tensor = Tensor::empty(in[0].shape(), dtype);
+    dtype == DType::f32 ? run_small<float>(in, out) : run_small<double>(in, out);
+  }
+
   void forward(Args in, std::span<Tensor> out) const override {
     if (in[0].dtype() == DType::f32) {
       run<float>(in, out);
@@ -236,17 +248,22 @@ class PointwiseOp : public OpRecord<PointwiseOp<F, NI, NO, Order>> {
     return true;
   }
 
+  // Each result is somebody's. (Of a gradient, those may not be that nobody needs.)
+  bool all_wanted() const {
+    for (const auto& slot : out_)
+      if (slot.tensor < 0) return false;
+    return true;
+  }
+
   template <class T>
   static constexpr std::int64_t lanes = static_cast<std::int64_t>(simd::Lanes<T>::count);
 
   template <class T>
   void run(Args in, std::span<Tensor> out) const {
-    const bool small = is_flat(in) && in[0].numel() <= lanes<T>;
     std::array<const std::byte*, NI> from;
     std::array<std::byte*, std::max(NI, NO)> into;
     for (std::size_t i = 0; i < in.size(); ++i) from[i] = in[i].bytes();
     for (std::size_t o = 0; o < out.size(); ++o) into[o] = out[o].bytes();
-    if (small) return run_small<T>(in[0].numel(), from.data(), into.data());
     run_loop<T>(loop_of(in, out), from.data(), into.data());
   }
 
@@ -294,15 +311,20 @@ class PointwiseOp : public OpRecord<PointwiseOp<F, NI, NO, Order>> {
     });
   }
 
-  // One vector's worth: no loops to lay out.
+  // One vector's worth of whole tensors: no loops to lay out. By way of run_row() as all others:
+  // compiled a second time, sums could be rounded in another way.
   template <class T>
-  void run_small(std::int64_t count, const std::byte* const* in, std::byte* const* out) const {
+  void run_small(Args in, std::span<Tensor> out) const {
     static constexpr auto all_step = [] {
       std::array<bool, detail::PointwiseLoop::max_slots> steps{};
       steps.fill(true);
       return steps;
     }();
-    run_row<simd::Lanes<T>>(f_, sources<T>(in), targets<T>(out), all_step, count);
+    std::array<const T*, NI> from;
+    std::array<T*, NO> into;
+    for (int i = 0; i < NI; ++i) from[i] = in[in_[i].tensor].template ptr<T>();
+    for (int o = 0; o < NO; ++o) into[o] = out[out_[o].tensor].template mutable_ptr<T>();
+    run_row<simd::Lanes<T>>(f_, from, into, all_step, in[0].numel());
   }
 
   template <class T>
@@ -340,7 +362,7 @@ class PointwiseOp : public OpRecord<PointwiseOp<F, NI, NO, Order>> {
 
   // Flattened: a vector handed to a function that is not inlined would go through memory.
   template <class L, class T>
-  UNROLL_FLATTEN static void run_row(
+  [[gnu::noinline]] UNROLL_FLATTEN static void run_row(
       const F& f, const std::array<const T*, NI>& p, const std::array<T*, NO>& q,
       const std::array<bool, detail::PointwiseLoop::max_slots>& steps, std::int64_t n) {
     constexpr std::int64_t lanes = L::count;
@@ -437,12 +459,15 @@ auto apply_pointwise(const PointwiseName& name, const F& f, Args args,
   using Op = PointwiseOp<F, NI, no>;
   typename Op::OutSlots out;
   for (int o = 0; o < no; ++o) out[o] = {o, 0, 0};
-  std::array<Tensor, no> results;
-  apply(Op(name.text, f, in, out, no), args, results, name.where);
+  const Op op(name.text, f, in, out, no);
   if constexpr (PointwiseTraits<F, NI>::many) {
+    std::array<Tensor, no> results;
+    apply(op, args, results, name.where);
     return results;
   } else {
-    return std::move(results[0]);
+    Tensor result;
+    apply(op, args, std::span(&result, 1), name.where);
+    return result;
   }
 }
 

@@ -89,7 +89,7 @@ void ScanRun::run_whole(std::size_t n) {
     in[i] = &rows[i];
   }
   CachedVector<Tensor> results(node.output_count);
-  compute(*node.op, Args(in), results);
+  node.op->compute(Args(in), results);
   for (std::uint32_t o = 0; o < node.output_count; ++o) now_[node.first_output + o] = results[o];
 }
 

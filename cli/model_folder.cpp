@@ -31,7 +31,7 @@ void check_model_folder(const std::string& command, const std::filesystem::path&
     if (!there.is_object() || !there.contains("model")) refuse("a config.json of something else");
     for (const auto& [name, value] : identity)  // the file has no data's
       if (there.contains(name) && there[name] != Json::parse(value))
-        refuse("a model of another " + name);
+        refuse(name == "model" ? "another model" : "a model of another " + name);
   }
   if (std::filesystem::exists(checkpoint)) {
     const auto there = checkpoint_identity(checkpoint);

@@ -126,6 +126,11 @@ void run(const TrainArguments& a) {
 
   Generator generator(static_cast<std::uint64_t>(a.seed));
   const ModelConfig config = config_of(a, vocabulary.size());
+  const std::map<std::string, std::string> identity{{"model", to_json(config)},
+                                                    {"vocabulary", vocabulary.to_json()},
+                                                    {"text", fingerprint(text)}};
+  check_model_folder("train", a.out, identity);
+  if (a.resume) check_resumable("train", {a.out});
   const auto model = make_model(config, generator);
   fmt::print("{}: {} parameters, {} training and {} held-out characters, vocabulary {}\n", a.model,
              model->parameter_count(), cut, tokens.size() - cut, vocabulary.size());
@@ -145,11 +150,6 @@ void run(const TrainArguments& a) {
   task.evaluate = [&](SequenceModel& m) {
     return mean_loss(m, held, Generator(7), a.evaluation_batches);
   };
-  const std::map<std::string, std::string> identity{{"model", to_json(config)},
-                                                    {"vocabulary", vocabulary.to_json()},
-                                                    {"text", fingerprint(text)}};
-  check_model_folder("train", a.out, identity);
-  if (a.resume) check_resumable("train", {a.out});
   const OutputFolder folder(a.out);
   const TrainResult result =
       train(*model, optimizer, task, generator,

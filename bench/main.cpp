@@ -1,6 +1,6 @@
 // unroll_bench: the micro-benchmarks, with Google Benchmark's options.
 // unroll_bench --cases [--filter REGEX] [--threads N] [--seconds S]: the cases that peers run too.
-// unroll_bench --list: their names.
+// unroll_bench --list [--filter REGEX]: their names.
 #include <benchmark/benchmark.h>
 #include <fmt/format.h>
 #include <unroll/graph/threads.h>
@@ -37,7 +37,9 @@ int run_cases(int argc, char** argv) {
   app.add_option("--seconds", seconds, "For each case")->check(CLI::Range(1e-3, 1e6));
   CLI11_PARSE(app, argc, argv);
   if (!list) return bench::run_cases(filter, threads, seconds);
-  for (const bench::Case& one : bench::cases()) fmt::print("{}\n", one.name);
+  const std::regex wanted(filter);
+  for (const bench::Case& one : bench::cases())
+    if (std::regex_search(one.name, wanted)) fmt::print("{}\n", one.name);
   return 0;
 }
 

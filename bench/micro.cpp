@@ -68,6 +68,34 @@ void tape_overhead(State& state) {
 }
 BENCHMARK(tape_overhead);
 
+// A Transformer that writes so many symbols of 32 sequences: into a cache with room, or joining
+// every step's keys and values to those of earlier ones.
+void decoding(State& state, bool joined) {
+  Generator g(1);
+  const auto model = make_seq2seq({.kind = ModelKind::transformer,
+                                   .source_vocabulary = 1000,
+                                   .target_vocabulary = 1000,
+                                   .hidden = 128,
+                                   .layers = 2},
+                                  g);
+  model->eval();
+  const Tensor source = Tensor::full({20, 32}, 5, DType::i64);
+  const Tensor symbols = Tensor::full({32}, 7, DType::i64);
+  for (auto _ : state) {
+    Decoding at = model->encode(source);
+    for (std::int64_t t = 0; t < state.range(0); ++t) {
+      if (joined) {
+        at.state = model->decode(unsqueeze(symbols, 0), at).state;
+      } else {
+        model->step(symbols, at);
+      }
+    }
+  }
+  state.SetItemsProcessed(state.iterations() * state.range(0));
+}
+BENCHMARK_CAPTURE(decoding, joined, true)->Arg(16)->Arg(128)->Arg(512);
+BENCHMARK_CAPTURE(decoding, room, false)->Arg(16)->Arg(128)->Arg(512);
+
 // Each layer on [T 64, B 16, 128] floats, or indices where it is an Embedding.
 constexpr std::int64_t steps = 64, batch = 16, width = 128;
 

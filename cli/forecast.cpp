@@ -21,10 +21,11 @@ struct ForecastArguments {
   std::vector<std::string> models = {"dlinear", "lstm", "gru", "transformer"}, columns;
   std::vector<std::int64_t> split;
   std::int64_t horizon = 24, look_back = 336, period = 24, seed = 1, seeds = 1, kernel = 25;
-  std::int64_t parameters = ForecasterOptions{}.parameters, patch = ForecasterOptions{}.patch;
+  std::int64_t parameters = ForecasterOptions{}.parameters;
   int layers = 1, threads = 1;
   double dropout = ForecasterOptions{}.dropout;
   bool mix_channels = false;
+  std::optional<std::int64_t> patch;    // undefined: 24, or a shorter look-back
   std::optional<int> epochs, patience;  // these four: undefined as in forecast_recipe()
   std::optional<std::int64_t> batch;
   std::optional<double> learning_rate;
@@ -47,6 +48,23 @@ void print_score(const std::string& name, const ForecastScore& test, const std::
   std::fflush(stdout);  // minutes may pass until the next line
 }
 
+// What none of the models has a use for, or no window has room for, must not be taken for granted.
+void check_options(const ForecastArguments& a, const CLI::App& command) {
+  for (auto name = a.models.begin(); name != a.models.end(); ++name)
+    if (std::find(a.models.begin(), name, *name) != name)
+      fail("forecast", fmt::format("model '{}' is named twice", *name),
+           "--seeds trains each several times");
+  const auto linear = std::ranges::count(a.models, "dlinear");
+  only_if(linear > 0, command, {"--kernel"}, "without dlinear");
+  only_if(linear < std::ssize(a.models), command,
+          {"--parameters", "--layers", "--dropout", "--patch", "--mix-channels"},
+          "for dlinear alone");
+  if (command.count("--period") > 0 && a.period > a.look_back)
+    fail("forecast",
+         fmt::format("a season of {} steps in a look-back of {}", a.period, a.look_back),
+         "Give a longer --look-back, or a shorter --period");
+}
+
 void run(const ForecastArguments& a) {
   set_threads(a.threads);
   const std::string path = a.series.empty() ? default_series() : a.series;
@@ -58,16 +76,17 @@ void run(const ForecastArguments& a) {
                                             : SeriesSplit{a.split[0], a.split[1], a.split[2]};
   const ForecastData data(table.tensor({}, DType::f64), split, a.look_back, a.horizon);
   const auto options = [&](const std::string& model) {
-    return ForecasterOptions{.model = model,
-                             .channels = data.channels,
-                             .look_back = a.look_back,
-                             .horizon = a.horizon,
-                             .kernel = a.kernel,
-                             .parameters = a.parameters,
-                             .layers = a.layers,
-                             .dropout = a.dropout,
-                             .patch = std::min(a.patch, a.look_back),
-                             .channel_independent = !a.mix_channels};
+    return ForecasterOptions{
+        .model = model,
+        .channels = data.channels,
+        .look_back = a.look_back,
+        .horizon = a.horizon,
+        .kernel = a.kernel,
+        .parameters = a.parameters,
+        .layers = a.layers,
+        .dropout = a.dropout,
+        .patch = a.patch.value_or(std::min(ForecasterOptions{}.patch, a.look_back)),
+        .channel_independent = !a.mix_channels};
   };
   for (const std::string& model : a.models) {  // what is wrong with one shows before any training
     Generator generator(static_cast<std::uint64_t>(a.seed));
@@ -136,7 +155,9 @@ void add_forecast(CLI::App& app) {
   command->add_option("--horizon", a->horizon, "Steps to forecast")->check(whole(1, 1'000'000));
   command->add_option("--look-back", a->look_back, "Steps that are read")
       ->check(whole(1, 1'000'000));
-  command->add_option("--period", a->period, "Steps of a season, for the seasonal naive forecast")
+  command
+      ->add_option("--period", a->period,
+                   "Steps of a season, for the seasonal naive forecast; 1: none")
       ->check(whole(1));
   command->add_option("--kernel", a->kernel, "DLinear: steps of the moving average, an odd number")
       ->check(whole(1, 1'000'001));
@@ -147,9 +168,8 @@ void add_forecast(CLI::App& app) {
   command->add_option("--layers", a->layers, "Layers of each sequence model")
       ->check(whole(1, 1000));
   command->add_option("--dropout", a->dropout, "Of the sequence models")->check(real(0, 0.99));
-  command
-      ->add_option("--patch", a->patch,
-                   "Rows that a sequence model reads in one step, the look-back at the most")
+  command->add_option("--patch", a->patch, "Rows that a sequence model reads in one step")
+      ->default_str("24, or the look-back where that is shorter")
       ->check(whole(1));
   command->add_flag("--mix-channels", a->mix_channels,
                     "Sequence models read all channels at once, not each alone");
@@ -172,7 +192,10 @@ void add_forecast(CLI::App& app) {
   command->add_option("--seeds", a->seeds, "Trainings of each model, with consecutive seeds")
       ->check(whole(1, 1000));
   command->add_option("--threads", a->threads, "Threads")->check(whole(1, 1024));
-  command->callback([=] { run(*a); });
+  command->callback([=] {
+    check_options(*a, *command);
+    run(*a);
+  });
 }
 
 }  // namespace unroll::cli

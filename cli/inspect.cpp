@@ -88,12 +88,28 @@ void add_inspect(CLI::App& app) {
   command->add_option("--seed", a->options.seed);
   command->add_option("--threads", a->threads)->check(whole(1, 1024));
   command->add_option("--out", a->out, "File that is written, and a page of it beside");
-  command->callback([a] {
+  command->callback([a, command] {
     const std::filesystem::path page = std::filesystem::path(a->out).replace_extension(".html");
     if (page == a->out)
       fail("inspect", fmt::format("'{}' is where the page goes", a->out), "Name it .json");
     set_threads(a->threads);
     const auto [model, tokens] = load_model_text(*a);
+    const ModelKind kind = model.config.kind;
+    const std::string where = fmt::format("for a model of kind {}", to_string(kind));
+    only_if(kind != ModelKind::transformer, *command, {"--jacobians"}, where);
+    only_if(kind != ModelKind::transformer && kind != ModelKind::rnn, *command, {"--units"}, where);
+    // What is asked for stands, or is refused; the usual sizes give way to a model's context.
+    const std::int64_t longest = longest_sequence(model.config);
+    const auto fitted = [&](const char* option, std::int64_t& size) {
+      if (longest > 0 && command->count(option) == 0) size = std::min(size, longest);
+    };
+    fitted("--steps", a->options.steps);
+    fitted("--context", a->options.context);
+    if (command->count("--jacobians") > 0 && a->options.jacobian.count > a->options.steps)
+      fail("inspect",
+           fmt::format("the Jacobians of {} steps out of {}", a->options.jacobian.count,
+                       a->options.steps),
+           "Give more --steps, or fewer --jacobians");
     const Json inside = inspect(model, tokens, a->options);
     write_file_atomically(a->out, detail::readable(inside) + "\n");
     print(inside);

@@ -4,6 +4,7 @@
 #include <unroll/graph/error.h>
 #include <unroll/io/atomic_file.h>
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 
@@ -51,6 +52,22 @@ CLI::Validator positive(double high) {
 CLI::Validator real(double low, double high) {
   return number<double>("number", bounds(low, high),
                         [=](double value) { return value >= low && value <= high; });
+}
+
+void only_if(bool applies, const CLI::App& command, std::initializer_list<const char*> options,
+             const std::string& where) {
+  if (applies) return;
+  for (const char* option : options)
+    if (command.count(option) > 0)
+      fail(command.get_name(), fmt::format("{} does nothing {}", option, where), "Leave it away");
+}
+
+std::int64_t warmup_steps(const CLI::App& command, std::int64_t warmup, std::int64_t steps) {
+  if (command.count("--warmup") == 0) return std::min(warmup, steps / 2);
+  if (warmup >= steps)
+    fail(command.get_name(), fmt::format("a warm-up of {} steps in {}", warmup, steps),
+         "Give a shorter --warmup, or more --steps");
+  return warmup;
 }
 
 std::string fingerprint(const std::string& text) {

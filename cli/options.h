@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdint>
 #include <filesystem>
+#include <initializer_list>
 #include <limits>
 #include <string>
 
@@ -18,6 +19,15 @@ CLI::Validator whole(std::int64_t low,
 CLI::Validator positive(double high = std::numeric_limits<double>::max());
 /// A finite number from low to high.
 CLI::Validator real(double low, double high = std::numeric_limits<double>::max());
+
+/// Refuses options that were given and would do nothing: `applies` says whether they do something,
+/// `where` what it is that has no use for them, as "for a gru". Throws Error that names the option.
+void only_if(bool applies, const CLI::App& command, std::initializer_list<const char*> options,
+             const std::string& where);
+
+/// Steps of a warm-up: those that were given as --warmup, or the usual ones but half of a short run
+/// at the most. Throws Error for one as long as the run.
+std::int64_t warmup_steps(const CLI::App& command, std::int64_t warmup, std::int64_t steps);
 
 /// The largest size of a layer that is believed.
 inline constexpr std::int64_t most_units = 1 << 24;

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "commands.h"
+#include "model_folder.h"
 #include "options.h"
 #include "seq2seq_run.h"
 
@@ -78,21 +79,55 @@ nlohmann::json to_json(const Trained& one, std::int64_t seed) {
   return json;
 }
 
+// What the model or the run has no use for must not be taken for granted.
+void check_options(const Seq2SeqArguments& a, const CLI::App& command) {
+  const bool transformer = model_kind(a.model) == ModelKind::transformer;
+  only_if(transformer, command, {"--heads"}, "for a model of kind " + a.model);
+  only_if(!transformer, command, {"--attention", "--embedding"}, "for a Transformer");
+  const auto samples = [&](const char* name) { return std::ranges::count(a.sampling, name); };
+  only_if(samples("constant") > 0, command, {"--teacher"}, "without --sampling constant");
+  only_if(samples("linear") > 0, command, {"--floor"}, "without --sampling linear");
+  for (const std::string& one : a.sampling) {
+    teacher_schedule(a, one);
+    if (samples(one.c_str()) > 1)
+      fail("seq2seq", fmt::format("sampling '{}' is named twice", one),
+           "--seeds trains each several times");
+  }
+  const std::string untested = "without --test: it is for BLEU";
+  only_if(!a.test.empty(), command, {"--beam", "--length-penalty", "--max-length"}, untested);
+  only_if(!a.test.empty() || !a.task.empty(), command, {"--lengths-per-column"}, "without --test");
+  only_if(a.beam > 1, command, {"--length-penalty"}, "without a beam");
+}
+
 void run(const Seq2SeqArguments& a) {
   set_threads(a.threads);
-  for (const std::string& one : a.sampling) teacher_schedule(a, one);
   const PairTexts texts = pair_texts(a);
+  const bool alone = a.sampling.size() == 1 && a.seeds == 1;
+  struct Part {
+    std::string sampling;
+    std::int64_t seed;
+    std::string out;
+  };
+  std::vector<Part> parts;
+  std::vector<std::filesystem::path> folders;
+  for (const std::string& sampling : a.sampling) {  // before minutes of work
+    const auto identity = run_identity(a, texts, sampling);
+    for (std::int64_t seed = a.seed; seed < a.seed + a.seeds; ++seed) {
+      parts.push_back(
+          {sampling, seed, alone ? a.out : fmt::format("{}/{}-{}", a.out, sampling, seed)});
+      folders.emplace_back(parts.back().out);
+      check_model_folder("seq2seq", folders.back(), identity);
+    }
+  }
+  if (a.resume) check_resumable("seq2seq", folders);
   const OutputFolder folder(a.out);
   std::vector<Trained> all;
   nlohmann::json results{{"format", "unroll-seq2seq-results-1"}, {"runs", nlohmann::json::array()}};
-  const bool alone = a.sampling.size() == 1 && a.seeds == 1;
-  for (const std::string& sampling : a.sampling)
-    for (std::int64_t seed = a.seed; seed < a.seed + a.seeds; ++seed) {
-      const std::string out = alone ? a.out : fmt::format("{}/{}-{}", a.out, sampling, seed);
-      std::filesystem::create_directories(out);
-      all.push_back(train_and_measure(a, texts, sampling, seed, out));
-      results["runs"].push_back(to_json(all.back(), seed));
-    }
+  for (const auto& [sampling, seed, out] : parts) {
+    std::filesystem::create_directories(out);
+    all.push_back(train_and_measure(a, texts, sampling, seed, out));
+    results["runs"].push_back(to_json(all.back(), seed));
+  }
   print_tables(all, a.sampling);
   write_file_atomically(folder.path() / "results.json", results.dump(2) + "\n");
   fmt::print("models: {}\n", a.out);
@@ -153,7 +188,8 @@ void add_seq2seq(CLI::App& app) {
   command->add_option("--steps", a->steps)->check(whole(1));
   command->add_option("--batch", a->batch)->check(whole(1, most_units));
   command->add_option("--learning-rate", a->learning_rate)->check(positive());
-  command->add_option("--warmup", a->warmup)->check(whole(0));
+  command->add_option("--warmup", a->warmup, "Steps, at the most half of all if not given")
+      ->check(whole(0));
   command->add_option("--clip", a->clip, "Norm; 0: none")->check(real(0));
   command->add_option("--evaluate-every", a->evaluate_every)->check(whole(1));
   command->add_option("--beam", a->beam, "Of the second BLEU; 1: greedy alone")
@@ -165,9 +201,11 @@ void add_seq2seq(CLI::App& app) {
       ->check(whole(1, most_units));
   command->add_option("--threads", a->threads)->check(whole(1, 1024));
   command->add_flag("--resume", a->resume, "Continue from the checkpoints in --out");
-  command->callback([a] {
+  command->callback([a, command] {
     if (a->task.empty() && a->train.empty()) a->task = "dates";
     if (a->out.empty()) a->out = a->model + "-seq2seq";
+    check_options(*a, *command);
+    a->warmup = warmup_steps(*command, a->warmup, a->steps);
     run(*a);
   });
 }

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 
+#include "model_folder.h"
 #include "options.h"
 
 namespace unroll::cli {
@@ -61,6 +62,33 @@ std::vector<SequencePair> encoded(const Translator& translator, const std::vecto
   return pairs;
 }
 
+Translator without_model(const Seq2SeqArguments& a, const PairTexts& texts) {
+  const TokenVocabularyOptions options{.most = a.vocabulary, .at_least = a.at_least};
+  Translator t{
+      .config = {.kind = model_kind(a.model),
+                 .embedding = a.embedding,
+                 .hidden = a.hidden,
+                 .layers = a.layers,
+                 .heads = a.heads,
+                 .attention = attention_score(a.attention),
+                 .dropout = a.dropout},
+      .source = TokenVocabulary(side(texts.train, &TextPair::source), texts.source, options),
+      .target = TokenVocabulary(side(texts.train, &TextPair::target), texts.target, options),
+      .model = nullptr};
+  t.config.source_vocabulary = t.source.size();
+  t.config.target_vocabulary = t.target.size();
+  return t;
+}
+
+std::map<std::string, std::string> identity_of(const Seq2SeqArguments& a, const PairTexts& texts,
+                                               const std::string& sampling, const Translator& t) {
+  return {{"model", to_json(t.config)},
+          {"source", t.source.to_json()},
+          {"target", t.target.to_json()},
+          {"pairs", fingerprint(joined(texts.train))},
+          {"sampling", fmt::format("{} {} {}", sampling, a.teacher, a.floor)}};
+}
+
 class Run {
  public:
   Run(const Seq2SeqArguments& a, const PairTexts& texts, const std::string& sampling,
@@ -90,20 +118,7 @@ class Run {
 
  private:
   static Translator make(const Seq2SeqArguments& a, const PairTexts& texts, Generator& generator) {
-    const TokenVocabularyOptions options{.most = a.vocabulary, .at_least = a.at_least};
-    Translator t{
-        .config = {.kind = model_kind(a.model),
-                   .embedding = a.embedding,
-                   .hidden = a.hidden,
-                   .layers = a.layers,
-                   .heads = a.heads,
-                   .attention = attention_score(a.attention),
-                   .dropout = a.dropout},
-        .source = TokenVocabulary(side(texts.train, &TextPair::source), texts.source, options),
-        .target = TokenVocabulary(side(texts.train, &TextPair::target), texts.target, options),
-        .model = nullptr};
-    t.config.source_vocabulary = t.source.size();
-    t.config.target_vocabulary = t.target.size();
+    Translator t = without_model(a, texts);
     t.model = make_seq2seq(t.config, generator);
     return t;
   }
@@ -141,19 +156,14 @@ class Run {
               {.steps = a_.steps,
                .schedule = schedule::cosine({.rate = a_.learning_rate,
                                              .steps = a_.steps,
-                                             .warmup_steps = std::min(a_.warmup, a_.steps / 2),
+                                             .warmup_steps = a_.warmup,
                                              .final_rate = a_.learning_rate / 10}),
                .clip_norm = a_.clip,
                .evaluate_every = a_.evaluate_every,
                .log = out_ + "/log.jsonl",
-               .checkpoint = out_ + "/checkpoint.safetensors",
+               .checkpoint = checkpoint_in(out_),
                .resume = a_.resume,
-               .identity = {{"model", to_json(translator_.config)},
-                            {"source", translator_.source.to_json()},
-                            {"target", translator_.target.to_json()},
-                            {"pairs", fingerprint(joined(texts_.train))},
-                            {"sampling",
-                             fmt::format("{} {} {}", result_.sampling, a_.teacher, a_.floor)}},
+               .identity = identity_of(a_, texts_, result_.sampling, translator_),
                .label = fmt::format("{} {}", a_.model, result_.sampling)});
     for (const TrainPoint& p : trained.curve)
       fmt::print("step {:>6}  train {:.4f}  validation {:.4f}  {:.1f} s\n", p.step, p.train_loss,
@@ -230,6 +240,11 @@ Schedule teacher_schedule(const Seq2SeqArguments& a, const std::string& sampling
   if (sampling == "sigmoid") return teacher::inverse_sigmoid(teacher::inverse_sigmoid_k(steps / 2));
   fail("seq2seq", fmt::format("no sampling is named '{}'", sampling),
        "Known: teacher, constant, linear, sigmoid, free");
+}
+
+std::map<std::string, std::string> run_identity(const Seq2SeqArguments& a, const PairTexts& texts,
+                                                const std::string& sampling) {
+  return identity_of(a, texts, sampling, without_model(a, texts));
 }
 
 Trained train_and_measure(const Seq2SeqArguments& a, const PairTexts& texts,

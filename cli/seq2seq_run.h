@@ -4,6 +4,7 @@
 #include <unroll/train/bleu.h>
 #include <unroll/train/teacher_forcing.h>
 
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -35,6 +36,10 @@ PairTexts pair_texts(const Seq2SeqArguments& a);
 
 /// How likely the right symbol is read, by step. Throws Error for an unknown name.
 Schedule teacher_schedule(const Seq2SeqArguments& a, const std::string& sampling);
+
+/// What a run is told by: its model, vocabularies, pairs and sampling (see TrainOptions::identity).
+std::map<std::string, std::string> run_identity(const Seq2SeqArguments& a, const PairTexts& texts,
+                                                const std::string& sampling);
 
 /// One model, trained and measured.
 struct Trained {

@@ -10,6 +10,7 @@
 #include <memory>
 
 #include "commands.h"
+#include "model_folder.h"
 #include "options.h"
 
 namespace unroll::cli {
@@ -99,6 +100,16 @@ ModelConfig config_of(const TrainArguments& a, std::int64_t vocabulary) {
   return config;
 }
 
+// What the model or the run has no use for must not be taken for granted.
+void check_options(const TrainArguments& a, const CLI::App& command) {
+  const ModelKind kind = model_kind(a.model);
+  const std::string model = "for a model of kind " + a.model;
+  only_if(kind == ModelKind::transformer || kind == ModelKind::rwkv, command, {"--heads"}, model);
+  only_if(!has_blocks(kind), command, {"--embedding"}, model);
+  only_if(has_blocks(kind) || a.layers > 1 || !a.recipe.empty(), command, {"--dropout"},
+          "for an RNN, LSTM or GRU of one layer: it lies between layers");
+}
+
 void run(const TrainArguments& a) {
   set_threads(a.threads);
   const DType precision = a.precision == "bf16" ? DType::bf16 : DType::f32;
@@ -115,6 +126,11 @@ void run(const TrainArguments& a) {
 
   Generator generator(static_cast<std::uint64_t>(a.seed));
   const ModelConfig config = config_of(a, vocabulary.size());
+  const std::map<std::string, std::string> identity{{"model", to_json(config)},
+                                                    {"vocabulary", vocabulary.to_json()},
+                                                    {"text", fingerprint(text)}};
+  check_model_folder("train", a.out, identity);
+  if (a.resume) check_resumable("train", {a.out});
   const auto model = make_model(config, generator);
   fmt::print("{}: {} parameters, {} training and {} held-out characters, vocabulary {}\n", a.model,
              model->parameter_count(), cut, tokens.size() - cut, vocabulary.size());
@@ -140,7 +156,7 @@ void run(const TrainArguments& a) {
             {.steps = a.steps,
              .schedule = schedule::cosine({.rate = a.learning_rate,
                                            .steps = a.steps,
-                                           .warmup_steps = std::min(a.warmup, a.steps / 2),
+                                           .warmup_steps = a.warmup,
                                            .final_rate = a.learning_rate / 10}),
              .clip_norm = a.clip,
              .gradient_noise = {.eta = a.gradient_noise},
@@ -148,11 +164,9 @@ void run(const TrainArguments& a) {
              .evaluate_every = a.evaluate_every,
              .patience = a.patience,
              .log = a.out + "/log.jsonl",
-             .checkpoint = a.out + "/checkpoint.safetensors",
+             .checkpoint = checkpoint_in(a.out),
              .resume = a.resume,
-             .identity = {{"model", to_json(config)},
-                          {"vocabulary", vocabulary.to_json()},
-                          {"text", fingerprint(text)}},
+             .identity = identity,
              .label = "train " + a.model});
   save_model(a.out, config, vocabulary, *model);
   for (const TrainPoint& p : result.curve)
@@ -179,15 +193,22 @@ void add_train(CLI::App& app) {
   command->add_option("--out", a->out, "Folder for the model, its log and checkpoint");
   auto* recipe =
       command->add_option("--recipe", a->recipe, "nanogpt-cpu: its sizes, batches and schedule");
-  command->add_option("--parameters", a->parameters, "Size the model to so many")
-      ->excludes(recipe)
-      ->check(whole(0));
+  auto* parameters = command->add_option("--parameters", a->parameters, "Size the model to so many")
+                         ->default_str("200000")
+                         ->excludes(recipe)
+                         ->check(whole(1));
   command->add_option("--hidden", a->hidden, "Or give its hidden size")
+      ->default_str("")
       ->excludes(recipe)
-      ->check(whole(0, most_units));
-  command->add_option("--embedding", a->embedding)->excludes(recipe)->check(whole(1, most_units));
+      ->excludes(parameters)
+      ->check(whole(1, most_units));
+  command->add_option("--embedding", a->embedding, "RNN, LSTM, GRU")
+      ->excludes(recipe)
+      ->check(whole(1, most_units));
   command->add_option("--layers", a->layers)->excludes(recipe)->check(whole(1, 1000));
-  command->add_option("--heads", a->heads)->excludes(recipe)->check(whole(1, 1000));
+  command->add_option("--heads", a->heads, "Transformer, RWKV")
+      ->excludes(recipe)
+      ->check(whole(1, 1000));
   command->add_option("--dropout", a->dropout)->check(real(0, 0.99));
   for (const auto& [name, value] : Regularization::fields()) {
     std::string option = fmt::format("--{}", name);
@@ -200,7 +221,8 @@ void add_train(CLI::App& app) {
   command->add_option("--context", a->context)->excludes(recipe)->check(whole(1, most_units));
   command->add_option("--steps", a->steps)->check(whole(1));
   command->add_option("--learning-rate", a->learning_rate)->check(positive());
-  command->add_option("--warmup", a->warmup)->check(whole(0));
+  command->add_option("--warmup", a->warmup, "Steps, at the most half of all if not given")
+      ->check(whole(0));
   command->add_option("--weight-decay", a->decay)->check(real(0));
   command->add_option("--clip", a->clip, "Norm; 0: none")->check(real(0));
   command
@@ -225,7 +247,9 @@ void add_train(CLI::App& app) {
       ->check(whole(1, most_units));
   command->add_flag("--resume", a->resume, "Continue from the checkpoint in --out");
   command->callback([a, command] {
+    check_options(*a, *command);
     if (!a->recipe.empty()) apply_recipe(*a, *command);
+    a->warmup = warmup_steps(*command, a->warmup, a->steps);
     if (a->out.empty()) a->out = a->model + "-model";
     run(*a);
   });

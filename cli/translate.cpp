@@ -33,7 +33,8 @@ void add_translate(CLI::App& app) {
   command->add_option("--max-length", a->max_length)->check(whole(1, most_units));
   command->add_option("--batch", a->batch)->check(whole(1, most_units));
   command->add_option("--threads", a->threads)->check(whole(1, 1024));
-  command->callback([a] {
+  command->callback([a, command] {
+    only_if(a->beam > 1, *command, {"--length-penalty"}, "without a beam");
     set_threads(a->threads);
     Translator translator = load_translator(a->folder);
     const std::string text = a->text.empty()

@@ -5,6 +5,7 @@
 // FILE is a UTF-8 text; without one it learns a nursery rhyme.
 #include <unroll/unroll.h>
 
+#include <CLI/CLI.hpp>
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
@@ -45,13 +46,14 @@ std::vector<std::int64_t> generate(const Sequential& model, std::int64_t first, 
   return text;
 }
 
-int main(int argc, char** argv) {
+int main(int argc, char** argv) try {
   bool quick = false;
-  std::string text = rhyme;
-  for (int i = 1; i < argc; ++i) {
-    if (argv[i] == std::string("--quick")) quick = true;
-    if (argv[i] == std::string("--text") && i + 1 < argc) text = read_text(argv[++i]);
-  }
+  std::string file_of_text;
+  CLI::App app("Learns a text by its characters, and goes on by itself");
+  app.add_flag("--quick", quick, "Fewer steps");
+  app.add_option("--text", file_of_text, "UTF-8 (default: a nursery rhyme)");
+  CLI11_PARSE(app, argc, argv);
+  const std::string text = file_of_text.empty() ? rhyme : read_text(file_of_text);
   const Vocabulary vocabulary = Vocabulary::characters(text);
   const std::vector<std::int64_t> tokens = vocabulary.encode(text);
   Generator generator(1);
@@ -87,5 +89,10 @@ int main(int argc, char** argv) {
   const auto written = generate(loaded, tokens[0], 200, Generator(2));
   std::printf("\n%s\n", vocabulary.decode(written).c_str());
   const bool same = written == generate(model, tokens[0], 200, Generator(2));
-  return same && loss_value < 0.5 * std::log(static_cast<double>(vocabulary.size())) ? 0 : 1;
+  // The rhyme is learned by heart; of another text nothing is promised.
+  const bool learned = loss_value < 0.5 * std::log(static_cast<double>(vocabulary.size()));
+  return same && (learned || !file_of_text.empty()) ? 0 : 1;
+} catch (const std::exception& error) {
+  std::fprintf(stderr, "%s\n", error.what());
+  return 1;
 }

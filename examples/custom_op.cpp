@@ -5,9 +5,9 @@
 //     custom_op [--quick]
 #include <unroll/unroll.h>
 
+#include <CLI/CLI.hpp>
 #include <cmath>
 #include <cstdio>
-#include <cstring>
 
 using namespace unroll;
 
@@ -42,7 +42,10 @@ Tensor running_sum(const Tensor& x) {
 }
 
 int main(int argc, char** argv) {
-  const bool quick = argc > 1 && std::strcmp(argv[1], "--quick") == 0;
+  bool quick = false;
+  CLI::App app("Two ops that the library does not have");
+  app.add_flag("--quick", quick, "Fewer steps");
+  CLI11_PARSE(app, argc, argv);
   Generator generator(1);
 
   const TensorFunction model_of_inputs = [](std::span<const Tensor> in) -> Tensors {

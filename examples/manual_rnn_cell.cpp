@@ -4,8 +4,8 @@
 //     manual_rnn_cell [--quick]
 #include <unroll/unroll.h>
 
+#include <CLI/CLI.hpp>
 #include <cstdio>
-#include <cstring>
 
 using namespace unroll;
 
@@ -41,7 +41,10 @@ struct Rememberer : Module {
 };
 
 int main(int argc, char** argv) {
-  const bool quick = argc > 1 && std::strcmp(argv[1], "--quick") == 0;
+  bool quick = false;
+  CLI::App app("A recurrent cell written by hand");
+  app.add_flag("--quick", quick, "Fewer steps");
+  CLI11_PARSE(app, argc, argv);
   constexpr std::int64_t symbols = 4, batch = 64, length = 8;
   const int steps = quick ? 400 : 2000;
 

@@ -3,9 +3,10 @@
     onnx_stream.py [--filter REGEX] [--threads N] [--seconds S]
 
 Needs onnx, onnxruntime and numpy. An RNN, LSTM or GRU node of H inputs and H units runs a sequence
-of one step, with its state bound to memory that two buffers take turns in, so that a step copies
-nothing. Prints one JSON object a line: the median as us, the best, the 99th percentile and the worst
-of all steps, each timed by itself.
+of one step, in two ways: bound, its state in memory that two buffers take turns in, so that a step
+copies nothing; and plain, session.run with NumPy arrays, the state that it returns given back to it.
+Prints one JSON object a line: the median as us, the best, the 99th percentile and the worst of all
+bound steps, and the same of plain ones as us_plain, us_plain_best, ...; each step is timed by itself.
 """
 
 import argparse
@@ -53,17 +54,35 @@ def make_model(kind, size):
     return model.SerializeToString(), states
 
 
-def make_step(model, states, size, threads):
+def make_session(model, threads):
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def input_of(size):
+    return np.random.default_rng(2).standard_normal((1, 1, size)).astype(np.float32)
+
+
+def plain_step(session, states, size):
+    x = input_of(size)
+    carried = [np.zeros((1, 1, size), np.float32) for _ in states]
+
+    def step():
+        nonlocal carried
+        y, *carried = session.run(None, {"x": x, **dict(zip(states, carried))})
+
+    return step
+
+
+def bound_step(session, states, size):
+    import onnxruntime
+
     zeros = lambda *shape: onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(shape, np.float32))
-    x = onnxruntime.OrtValue.ortvalue_from_numpy(
-        np.random.default_rng(2).standard_normal((1, 1, size)).astype(np.float32)
-    )
+    x = onnxruntime.OrtValue.ortvalue_from_numpy(input_of(size))
     y = zeros(1, 1, 1, size)
     buffers = [[zeros(1, 1, size) for _ in states] for _ in range(2)]
     bindings = []
@@ -87,7 +106,25 @@ def make_step(model, states, size, threads):
         turn = 1 - turn
 
     step.owns = session, bindings, x, y, buffers  # what is bound does not keep itself alive
-    return step, len(states) * size * 4
+    return step
+
+
+def timed(step, seconds, unit):
+    """The figures of steps that are run for so long."""
+    for _ in range(200):
+        step()
+    times = []
+    clock = time.perf_counter_ns
+    end = clock() + int(seconds * 1e9)
+    while clock() < end:
+        begin = clock()
+        step()
+        times.append(clock() - begin)
+    times.sort()
+    n = len(times)
+    at = lambda i: float(f"{times[i] / 1e3:.4g}")
+    return {unit: at(n // 2), unit + "_best": at(0), unit + "_p99": at(n - 1 - n // 100),
+            unit + "_worst": at(n - 1)}
 
 
 def main():
@@ -102,22 +139,12 @@ def main():
         models = {name: pool.apply(make_model, one) for name, one in sizes.items()
                   if wanted.search(name)}
     for name, (model, states) in models.items():
-        step, state_bytes = make_step(model, states, sizes[name][1], arguments.threads)
-        for _ in range(200):
-            step()
-        times = []
-        clock = time.perf_counter_ns
-        end = clock() + int(arguments.seconds * 1e9)
-        while clock() < end:
-            begin = clock()
-            step()
-            times.append(clock() - begin)
-        times.sort()
-        n = len(times)
-        at = lambda i: float(f"{times[i] / 1e3:.4g}")
-        line = {"case": name, "threads": arguments.threads, "us": at(n // 2), "us_best": at(0),
-                "us_p99": at(n - 1 - n // 100), "us_worst": at(n - 1),
-                "state_bytes": state_bytes}
+        size = sizes[name][1]
+        session = make_session(model, arguments.threads)
+        line = {"case": name, "threads": arguments.threads,
+                **timed(bound_step(session, states, size), arguments.seconds, "us"),
+                **timed(plain_step(session, states, size), arguments.seconds, "us_plain"),
+                "state_bytes": len(states) * size * 4}
         print(json.dumps(line), flush=True)
 
 

@@ -220,6 +220,21 @@ TEST_CASE("the page of a model holds its data and asks for nothing from elsewher
     CHECK(!has(page, request));
 }
 
+TEST_CASE("pages are one template with a title, a body and scripts of their own") {
+  const auto page = [](const char* main) {
+    return detail::self_contained_page({.title = "A title", .main = main, .scripts = {"report.js"}},
+                                       Json("/*{{title}}*/"));
+  };
+  const std::string report = page("report.html"), inside = page("inside.html");
+  CHECK(has(report, "<title>A title</title>"));
+  CHECK(has(report, "section(\"#training\""));
+  CHECK(has(report, "\"/*{{title}}*/\""));  // the data's own
+  const auto head = [](const std::string& text) { return text.substr(0, text.find("<main>")); };
+  CHECK(head(report) == head(inside));
+  CHECK(report != inside);
+  CHECK(has(message_of([&] { page("nowhere.html"); }), "nowhere.html"));
+}
+
 TEST_CASE("readable JSON has a line for each thing and one for each plain list") {
   const Json json = Json::parse(R"({"b": [[1, 2], [3.5, null]], "a": {"x": "y\n", "e": 0}})");
   CHECK(detail::readable(json) ==

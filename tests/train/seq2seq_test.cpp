@@ -207,6 +207,66 @@ TEST_CASE("rows of a decoding go on as the sequences that they are") {
   }
 }
 
+TEST_CASE("a Transformer's steps leave the keys and values of earlier ones where they are") {
+  const PairBatch batch = pair_batch(some_pairs());
+  Seq2SeqConfig config = seq2seq_configs().back().config;
+  REQUIRE(config.kind == ModelKind::transformer);
+  const auto model = make(config, DType::f32);
+  model->eval();
+  constexpr std::int64_t steps = 40;
+  const auto symbols = [](std::int64_t t) {
+    return Tensor::from({t % 8, (t + 3) % 8, t / 3 % 8}, {3});
+  };
+  Decoding grown = model->encode(batch.source, batch.lengths), at = grown;
+  int moved = 0;
+  const std::byte* place = nullptr;
+  for (std::int64_t t = 0; t < steps; ++t) {
+    Output next = model->decode(unsqueeze(symbols(t), 0), grown);  // its twin: joined every time
+    grown.state = std::move(next.state);
+    CHECK(same_bits(model->step(symbols(t), at), select(next.output, 0, 0)));
+    moved += at.state[0].bytes() != place;
+    place = at.state[0].bytes();
+  }
+  CHECK(moved <= 4);  // memory that doubles
+
+  // Two ways on from one state, the first taken up again behind the second, and many steps at once.
+  const Decoding kept = at;
+  Decoding one = kept, other = kept;
+  const Tensor first = model->step(symbols(1), one);
+  const Tensor second = model->step(symbols(2), other);
+  const Tensor third = model->step(symbols(5), one);
+  const auto twin = [&](std::initializer_list<std::int64_t> read) {
+    Tensor output;
+    Decoding from = grown;
+    for (const std::int64_t t : read) {
+      Output next = model->decode(unsqueeze(symbols(t), 0), from);
+      from.state = std::move(next.state);
+      output = select(next.output, 0, 0);
+    }
+    return output;
+  };
+  CHECK(same_bits(first, twin({1})));
+  CHECK(same_bits(second, twin({2})));
+  CHECK(same_bits(third, twin({1, 5})));
+  const Tensor both = stack(std::vector<Tensor>{symbols(1), symbols(5)});
+  CHECK(same_bits(model->decode(both, kept).output, model->decode(both, grown).output));
+  // From what a pass over several steps left, and in a tape, which needs each step's own.
+  Decoding passed = model->encode(batch.source, batch.lengths);
+  passed.state = model->decode(stack(std::vector<Tensor>{symbols(0), symbols(1)}), passed).state;
+  Decoding stepped = model->encode(batch.source, batch.lengths);
+  model->step(symbols(0), stepped);
+  model->step(symbols(1), stepped);
+  const Tensor a = model->step(symbols(2), passed);
+  CHECK(difference(a, model->step(symbols(2), stepped)) < 1e-5);
+  {
+    Tape tape;
+    Decoding recorded = stepped;
+    const Tensor b = model->step(symbols(3), recorded);
+    CHECK(same_bits(b, model->decode(unsqueeze(symbols(3), 0), stepped).output.viewed(b.shape())));
+    tape.backward(sum(b));
+  }
+}
+
 TEST_CASE("dropout of an encoder-decoder is active in training alone, and repeats itself") {
   const PairBatch batch = pair_batch(some_pairs());
   for (const auto& [name, config] : seq2seq_configs(2, 0.4)) {

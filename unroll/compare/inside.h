@@ -130,6 +130,9 @@ struct InspectSource {
 InspectSource inspect_source(const Vocabulary& vocabulary, std::span<const std::int64_t> tokens,
                              std::int64_t steps);
 
+/// Steps that the model reads at the most: the context of learned positions; 0: any number.
+std::int64_t longest_sequence(const ModelConfig& config);
+
 /// What of the above the model has, as inside.json holds it (docs/inside.md).
 nlohmann::json inspect(SequenceModel& model, const ModelConfig& config, const InspectSource& source,
                        const InspectOptions& options = {});

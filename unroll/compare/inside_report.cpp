@@ -95,7 +95,9 @@ void check_inside(const Json& inside) {
 
 std::string inside_report(const Json& inside) {
   check_inside(inside);
-  return detail::self_contained_page("inside.html", inside);
+  return detail::self_contained_page(
+      {.title = "Inside a sequence model", .main = "inside.html", .scripts = {"inside_page.js"}},
+      inside);
 }
 
 }  // namespace unroll

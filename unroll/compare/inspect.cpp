@@ -149,12 +149,11 @@ Json attention_json(SequenceModel& model, const Tensor& x) {
   return layers;
 }
 
-std::int64_t longest_sequence(const ModelConfig& c) {
-  const bool bounded = c.kind == ModelKind::transformer && c.positions == Positions::learned;
-  return bounded ? c.context : std::int64_t{1} << 40;
-}
-
 }  // namespace
+
+std::int64_t longest_sequence(const ModelConfig& c) {
+  return c.kind == ModelKind::transformer && c.positions == Positions::learned ? c.context : 0;
+}
 
 InspectSource inspect_source(const Vocabulary& vocabulary, std::span<const std::int64_t> tokens,
                              std::int64_t steps) {
@@ -174,12 +173,16 @@ InspectSource inspect_source(const Vocabulary& vocabulary, std::span<const std::
 
 Json inspect(SequenceModel& model, const ModelConfig& c, const InspectSource& source,
              const InspectOptions& o) {
-  const std::int64_t most = longest_sequence(c);
-  const std::int64_t steps = std::min({o.steps, most, source.x.size(0)}),
-                     context = std::min(o.context, most);
+  const std::int64_t steps = std::min(o.steps, source.x.size(0)), context = o.context,
+                     longest_seen = longest_sequence(c);
   if (steps < 5 || o.batch < 1 || context < 1 || o.windows < 1 || o.units < 1)
     fail("inspect", fmt::format("{} steps, {} sequences, a context of {}, {} windows, {} units",
                                 steps, o.batch, context, o.windows, o.units));
+  if (longest_seen > 0 && std::max(steps, context) > longest_seen)
+    fail("inspect",
+         fmt::format("{} steps and a context of {} for a model that reads {} at the most", steps,
+                     context, longest_seen),
+         "Ask for fewer");
   Generator generator(o.seed);
   const Batch batch = source.draw(o.batch, steps, generator);
   const Tensor x = source.x.rows(0, steps);
@@ -208,9 +211,8 @@ Json inspect(SequenceModel& model, const ModelConfig& c, const InspectSource& so
 
 Json inspect(const LanguageModel& language, std::span<const std::int64_t> tokens,
              const InspectOptions& options) {
-  const std::int64_t steps = std::min(options.steps, longest_sequence(language.config));
   return inspect(*language.model, language.config,
-                 inspect_source(language.vocabulary, tokens, steps), options);
+                 inspect_source(language.vocabulary, tokens, options.steps), options);
 }
 
 }  // namespace unroll

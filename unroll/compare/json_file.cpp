@@ -68,27 +68,30 @@ std::string readable(const Json& json) {
   return text;
 }
 
-std::string self_contained_page(std::string_view name, const Json& data) {
-  constexpr std::string_view open = "/*{{", close = "}}*/", place = "\"{{data}}\"";
-  const std::string_view source = asset(name);
-  std::string page;
+std::string self_contained_page(const Page& page, const Json& data) {
+  constexpr std::string_view open = "/*{{", close = "}}*/";
+  const std::string_view source = asset("page.html");
+  std::string text;
   std::size_t from = 0;
   // What is put in is looked through no more: the data may hold anything.
-  while (from < source.size()) {
-    const std::size_t file = source.find(open, from), here = source.find(place, from);
-    const std::size_t next = std::min(file, here);
-    page += source.substr(from, next == std::string_view::npos ? next : next - from);
-    if (next == std::string_view::npos) break;
-    if (next == here) {
-      page += embeddable(data);
-      from = here + place.size();
-      continue;
+  for (std::size_t at; (at = source.find(open, from)) != std::string_view::npos;) {
+    text += source.substr(from, at - from);
+    const std::size_t begin = at + open.size(), end = source.find(close, begin);
+    const std::string_view name = source.substr(begin, end - begin);
+    if (name == "title") {
+      text += page.title;
+    } else if (name == "main") {
+      text += asset(page.main);
+    } else if (name == "data") {
+      text += embeddable(data);
+    } else if (name == "scripts") {
+      for (const std::string_view script : page.scripts) text += asset(script);
+    } else {
+      text += asset(name);
     }
-    const std::size_t begin = file + open.size(), end = source.find(close, begin);
-    page += asset(source.substr(begin, end - begin));
     from = end + close.size();
   }
-  return page;
+  return text.append(source.substr(from));
 }
 
 }  // namespace unroll::detail

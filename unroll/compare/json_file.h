@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace unroll::detail {
 
@@ -32,8 +33,13 @@ void check_measured(const nlohmann::json& json);
 /// One line for each thing, lists of plain values on one.
 std::string readable(const nlohmann::json& json);
 
-/// The page of this name (an asset) with all that it names as /*{{file}}*/ put in, and the data in
-/// the place of "{{data}}". It needs nothing else.
-std::string self_contained_page(std::string_view name, const nlohmann::json& data);
+/// A page on the assets' page.html: files are named as there.
+struct Page {
+  std::string_view title;
+  std::string_view main;                  ///< what its <main> holds
+  std::vector<std::string_view> scripts;  ///< of its own, in order; `data` is what it shows
+};
+/// Puts the parts and the data into the template. The page needs nothing else.
+std::string self_contained_page(const Page& page, const nlohmann::json& data);
 
 }  // namespace unroll::detail

@@ -91,7 +91,12 @@ void check_results(const Json& results) {
 
 std::string report(const Json& results) {
   check_results(results);
-  return detail::self_contained_page("report.html", results);
+  return detail::self_contained_page(
+      {.title = "Sequence models compared",
+       .main = "report.html",
+       .scripts = {"header.js", "training.js", "probes.js", "inside_section.js", "scaling.js",
+                   "tasks.js", "report.js"}},
+      results);
 }
 
 }  // namespace unroll

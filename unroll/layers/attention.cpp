@@ -1,4 +1,5 @@
 #include <fmt/format.h>
+#include <unroll/graph/tape.h>
 #include <unroll/layers/attention.h>
 #include <unroll/layers/positions.h>
 #include <unroll/ops/attention.h>
@@ -8,6 +9,7 @@
 #include <unroll/ops/matmul.h>
 
 #include <cmath>
+#include <cstring>
 
 namespace unroll {
 namespace {
@@ -16,6 +18,28 @@ namespace {
 Tensor last_columns(const Tensor& x, std::int64_t e) {
   const std::int64_t width = x.size(2);
   return width == 2 * e ? x : slice(x, 2, width - 2 * e, width);
+}
+
+// Rows of keys and values into a cache with room; gives all rows that are in use then.
+Tensor written_behind(const State& cache, std::int64_t past, const Tensor& rows, Where where) {
+  if (Tape::current() != nullptr)
+    fail("MultiHeadAttention", "a cache with room would be written to on a tape", where,
+         "Give {.cache} without {.past}");
+  const std::int64_t end = past + rows.size(0);
+  const bool fits = cache.size() == 1 && cache[0].rank() == 3 && past >= 0 &&
+                    end <= cache[0].size(0) && cache[0].size(1) == rows.size(1) &&
+                    cache[0].size(2) == rows.size(2) && cache[0].dtype() == rows.dtype();
+  if (!fits)
+    throw ShapeError(
+        error_message("MultiHeadAttention",
+                      fmt::format("{} behind {} rows of {}", to_string(rows), past,
+                                  cache.size() == 1 ? to_string(cache[0]) : "no cache"),
+                      &where, "A cache with room is [R, B, 2E], and R is not exceeded"));
+  Tensor used = cache[0].rows(0, end), place = used.rows(past, end);
+  if (!used.is_abstract())
+    std::memcpy(place.bytes(), rows.bytes(),
+                static_cast<std::size_t>(rows.numel() * size_of(rows.dtype())));
+  return used;
 }
 
 }  // namespace
@@ -90,7 +114,7 @@ MultiHeadAttentionOutput MultiHeadAttention::operator()(const Tensor& input,
                                    fmt::format("projected is {}, expected [T_k, B, {}]",
                                                to_string(call.projected.shape()), 2 * e),
                                    &where, "It is what keys_and_values() makes of a memory"));
-  const std::int64_t past = call.cache.empty() ? 0 : call.cache[0].size(0);
+  const std::int64_t past = call.past.value_or(call.cache.empty() ? 0 : call.cache[0].size(0));
   // Queries are the first E columns of `from`, keys and values the last 2E of `kept`.
   Tensor from, kept;
   if (!call.memory.defined() && !call.projected.defined()) {
@@ -102,7 +126,11 @@ MultiHeadAttentionOutput MultiHeadAttention::operator()(const Tensor& input,
     from = in_proj(x, 0, e, past, where);
     kept = call.projected.defined() ? call.projected : keys_and_values(call.memory, past, where);
   }
-  if (past > 0) kept = concat({last_columns(call.cache[0], e), last_columns(kept, e)}, 0);
+  if (call.past) {
+    kept = written_behind(call.cache, past, last_columns(kept, e), where);
+  } else if (past > 0) {
+    kept = concat({last_columns(call.cache[0], e), last_columns(kept, e)}, 0);
+  }
   const std::int64_t width = kept.size(2);
   const AttentionOutput result = unroll::attention({from, 0, e}, {kept, width - 2 * e, e},
                                                    {kept, width - e, e}, options_.num_heads,
@@ -116,6 +144,7 @@ MultiHeadAttentionOutput MultiHeadAttention::operator()(const Tensor& input,
                                                    where);
   Tensor output = out_proj(result.output, where);
   if (options_.batch_first) output = transpose(output, 0, 1);
+  if (call.past) return {output, result.weights, call.cache};
   // While training, what hardly anybody reads is not worth a copy.
   return {output, result.weights, {training() ? kept : last_columns(kept, e)}};
 }

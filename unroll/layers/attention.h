@@ -4,6 +4,8 @@
 #include <unroll/layers/linear.h>
 #include <unroll/ops/scan.h>
 
+#include <optional>
+
 namespace unroll {
 
 struct MultiHeadAttentionOptions {
@@ -25,6 +27,9 @@ struct AttentionCall {
   Tensor mask = {};         ///< 1 where a key may be seen; broadcasts to [B, heads, T_q, T_k]
   /// {what earlier steps gave back}, for streaming; what comes back has x's too.
   State cache = {};
+  /// The cache has room: of [R, B, 2E] so many rows are those of earlier steps, and x's are written
+  /// behind them, into the caller's memory. Not on a tape, which needs every step's own.
+  std::optional<std::int64_t> past = {};
   bool need_weights = false;
 };
 

@@ -80,7 +80,8 @@ void TransformerLayer::attend(ResidualStream& stream, const TransformerCall& cal
                                                   {.causal = call.causal,
                                                    .window = call.window,
                                                    .lengths = call.lengths,
-                                                   .cache = call.cache},
+                                                   .cache = call.cache,
+                                                   .past = call.past},
                                                   where);
     cache = std::move(attended.cache);
     return dropout1_(attended.output);

@@ -31,8 +31,9 @@ struct TransformerCall {
   Tensor memory = {};       ///< decoder: what the encoder gave
   /// Decoder, in place of memory: what project() made of it.
   State projected = {};
-  Tensor memory_lengths = {};  ///< [B] i64 of memory
-  State cache = {};            ///< the state behind earlier steps, for streaming
+  Tensor memory_lengths = {};             ///< [B] i64 of memory
+  State cache = {};                       ///< the state behind earlier steps, for streaming
+  std::optional<std::int64_t> past = {};  ///< rows of the cache in use, see AttentionCall
   /// One step of an encoder: x [B, d_model], cache [B, R, 2 d_model] for each layer.
   std::optional<StreamPlace> place = {};
 };

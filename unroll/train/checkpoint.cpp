@@ -29,6 +29,11 @@ StateDict below(const StateDict& all, const std::string& prefix) {
   return part;
 }
 
+[[noreturn]] void refuse(const std::string& path, const std::string& what) {
+  throw DataError(error_message("checkpoint", fmt::format("'{}': {}", path, what), nullptr,
+                                "It is not a checkpoint of this run; give another file"));
+}
+
 }  // namespace
 
 void save_checkpoint(const std::string& path, Module& model, Optimizer& optimizer,
@@ -65,10 +70,7 @@ bool load_checkpoint(const std::string& path, Module& model, Optimizer& optimize
   if (!std::filesystem::exists(path)) return false;
   std::map<std::string, std::string> metadata;
   const StateDict tensors = load_safetensors(path, &metadata);
-  const auto malformed = [&](const std::string& what) {
-    throw DataError(error_message("checkpoint", fmt::format("'{}': {}", path, what), nullptr,
-                                  "It is not a checkpoint of this run; give another file"));
-  };
+  const auto malformed = [&](const std::string& what) { refuse(path, what); };
   if (!metadata.contains("training")) malformed("has no training metadata");
   TrainProgress restored;
   restored.identity = progress.identity;
@@ -126,6 +128,17 @@ bool load_checkpoint(const std::string& path, Module& model, Optimizer& optimize
   for (auto& [target, value] : inner) *target = value;
   progress = std::move(restored);
   return true;
+}
+
+std::map<std::string, std::string> checkpoint_identity(const std::string& path) {
+  std::map<std::string, std::string> metadata;
+  load_safetensors(path, &metadata);
+  if (!metadata.contains("training")) refuse(path, "has no training metadata");
+  try {
+    return Json::parse(metadata["training"]).value("identity", Json::object());
+  } catch (const Json::exception& error) {
+    refuse(path, error.what());
+  }
 }
 
 }  // namespace unroll

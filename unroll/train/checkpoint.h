@@ -31,4 +31,8 @@ void save_checkpoint(const std::string& path, Module& model, Optimizer& optimize
 bool load_checkpoint(const std::string& path, Module& model, Optimizer& optimizer,
                      Generator& generator, TrainProgress& progress);
 
+/// What the run behind a checkpoint was: the identity of its TrainOptions. Throws DataError for a
+/// file that is no checkpoint.
+std::map<std::string, std::string> checkpoint_identity(const std::string& path);
+
 }  // namespace unroll

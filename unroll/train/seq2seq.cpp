@@ -1,4 +1,5 @@
 #include <fmt/format.h>
+#include <unroll/graph/tape.h>
 #include <unroll/layers/embedding.h>
 #include <unroll/layers/positions.h>
 #include <unroll/layers/recurrent.h>
@@ -8,26 +9,29 @@
 #include <unroll/ops/layout.h>
 #include <unroll/train/seq2seq.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
 namespace unroll {
 namespace {
 
-// Elements `indices` of an axis, copied; of any dtype.
-Tensor taken(const Tensor& x, int axis, std::span<const std::int64_t> indices) {
+// Elements `indices` of an axis into a tensor that has room for them, of any dtype.
+void take_into(std::byte* to, const Tensor& x, int axis, std::span<const std::int64_t> indices) {
   std::int64_t outer = 1;
   for (int i = 0; i < axis; ++i) outer *= x.size(i);
   const std::int64_t size = x.size(axis);
   const auto bytes = static_cast<std::size_t>(x.numel() / (outer * size) * size_of(x.dtype()));
-  const auto count = static_cast<std::int64_t>(indices.size());
-  Tensor result = Tensor::empty(x.shape().with(axis, count), x.dtype());
-  std::byte* to = result.bytes();
   for (std::int64_t o = 0; o < outer; ++o)
     for (const std::int64_t i : indices) {
       std::memcpy(to, x.bytes() + static_cast<std::size_t>(o * size + i) * bytes, bytes);
       to += bytes;
     }
+}
+
+Tensor taken(const Tensor& x, int axis, std::span<const std::int64_t> indices) {
+  Tensor result = Tensor::empty(x.shape().with(axis, std::ssize(indices)), x.dtype());
+  take_into(result.bytes(), x, axis, indices);
   return result;
 }
 
@@ -158,6 +162,7 @@ class TransformerSeq2Seq : public Seq2Seq {
  public:
   TransformerSeq2Seq(const Seq2SeqConfig& c, GeneratorRef g)
       : size_(c.hidden),
+        layers_(c.layers),
         source_embed_(c.source_vocabulary, c.hidden, g),
         encoder_(stack(c), g),
         target_embed_(c.target_vocabulary, c.hidden, g),
@@ -183,18 +188,90 @@ class TransformerSeq2Seq : public Seq2Seq {
   }
 
   Output decode(const Tensor& tokens, const Decoding& at) override {
-    const std::int64_t past = at.state.empty() ? 0 : at.state[0].size(0);
-    Output result = decoder_(
-        vectors(target_embed_, tokens, past),
-        {.causal = true, .projected = at.memory, .memory_lengths = at.lengths, .cache = at.state});
-    result.output = head_(result.output);
-    return result;
+    const std::int64_t past = steps_of(at.state);
+    State used = at.state;
+    if (has_room(used)) {
+      used.pop_back();
+      for (Tensor& one : used) one = one.rows(0, past);
+    }
+    return run(tokens, at, {.cache = used}, past);
+  }
+
+  Tensor step(const Tensor& tokens, Decoding& at) override {
+    if (Tape::current() != nullptr || tokens.is_abstract()) return Seq2Seq::step(tokens, at);
+    const std::int64_t past = steps_of(at.state), batch = tokens.size(0);
+    make_room(at.state, past, batch);
+    const State caches(at.state.begin(), at.state.end() - 1);
+    const Output result = run(unsqueeze(tokens, 0), at, {.cache = caches, .past = past}, past);
+    at.state.back() = steps_tensor(past + 1, batch);
+    return select(result.output, 0, 0);
   }
 
   int batch_axis() const override { return 1; }
   std::string describe() const override { return "TransformerSeq2Seq"; }
 
+ protected:
+  State state_rows(const State& state, std::span<const std::int64_t> indices) const override {
+    if (!has_room(state)) return Seq2Seq::state_rows(state, indices);
+    State result;
+    const std::int64_t past = steps_of(state);
+    for (std::size_t i = 0; i + 1 < state.size(); ++i) {
+      result.push_back(
+          Tensor::empty(state[i].shape().with(1, std::ssize(indices)), state[i].dtype()));
+      take_into(result[i].bytes(), state[i].rows(0, past), 1, indices);
+    }
+    result.push_back(steps_tensor(past, std::ssize(indices)));
+    return result;
+  }
+
  private:
+  // The state is, of each layer, the keys and values of all steps, [T, B, 2 size]. Behind step() it
+  // has room for more, [R, B, 2 size], and last comes how many steps there are, i64 [1, B]: a step
+  // writes where nobody looks yet, and moves nothing that earlier ones left.
+  bool has_room(const State& state) const { return static_cast<int>(state.size()) == layers_ + 1; }
+  std::int64_t steps_of(const State& state) const {
+    if (has_room(state)) return state.back().ptr<std::int64_t>()[0];
+    return state.empty() ? 0 : state[0].size(0);
+  }
+  static Tensor steps_tensor(std::int64_t steps, std::int64_t batch) {
+    return Tensor::full({1, batch}, static_cast<double>(steps), DType::i64);
+  }
+
+  // For one step more, in memory that no other state shares.
+  void make_room(State& state, std::int64_t past, std::int64_t batch) {
+    constexpr std::int64_t least = 16;
+    const DType dtype = head_.weight.dtype();
+    const bool had = has_room(state);
+    if (!had) {
+      state.resize(static_cast<std::size_t>(layers_) + 1);
+      state.back() = steps_tensor(past, batch);
+    }
+    std::int64_t rows = had ? state[0].size(0) : least;
+    while (rows <= past) rows *= 2;
+    for (std::size_t i = 0; i + 1 < state.size(); ++i) {
+      Tensor& one = state[i];
+      if (had && one.unique() && one.size(0) == rows) continue;
+      Tensor larger = Tensor::empty({rows, batch, 2 * size_}, dtype);
+      if (past > 0) {
+        Tensor used = one.rows(0, past);
+        const std::int64_t width = used.size(2);  // while training, more than is of use
+        if (width > 2 * size_) used = slice(used, 2, width - 2 * size_, width);
+        std::memcpy(larger.bytes(), used.bytes(),
+                    static_cast<std::size_t>(used.numel() * size_of(dtype)));
+      }
+      one = larger;
+    }
+  }
+
+  Output run(const Tensor& tokens, const Decoding& at, TransformerCall call, std::int64_t past) {
+    call.causal = true;
+    call.projected = at.memory;
+    call.memory_lengths = at.lengths;
+    Output result = decoder_(vectors(target_embed_, tokens, past), call);
+    result.output = head_(result.output);
+    return result;
+  }
+
   static TransformerOptions stack(const Seq2SeqConfig& c) {
     return {.d_model = c.hidden,
             .nhead = c.heads,
@@ -212,6 +289,7 @@ class TransformerSeq2Seq : public Seq2Seq {
   }
 
   std::int64_t size_;
+  int layers_;
   Embedding source_embed_;
   TransformerEncoder encoder_;
   Embedding target_embed_;
@@ -228,6 +306,12 @@ Tensor Seq2Seq::step(const Tensor& tokens, Decoding& at) {
   return select(next.output, 0, 0);
 }
 
+State Seq2Seq::state_rows(const State& state, std::span<const std::int64_t> indices) const {
+  State result;
+  for (const Tensor& one : state) result.push_back(taken(one, batch_axis(), indices));
+  return result;
+}
+
 Decoding Seq2Seq::reordered(const Decoding& at, std::span<const std::int64_t> indices) const {
   const std::int64_t batch = at.memory.at(0).size(batch_axis());
   if (static_cast<std::int64_t>(indices.size()) != batch)
@@ -235,7 +319,7 @@ Decoding Seq2Seq::reordered(const Decoding& at, std::span<const std::int64_t> in
          "rows() takes any number of them");
   check_rows(indices, batch);
   Decoding result{.memory = at.memory, .lengths = at.lengths};
-  for (const Tensor& one : at.state) result.state.push_back(taken(one, batch_axis(), indices));
+  result.state = state_rows(at.state, indices);
   return result;
 }
 
@@ -245,7 +329,7 @@ Decoding Seq2Seq::rows(const Decoding& at, std::span<const std::int64_t> indices
   for (std::size_t i = 0; i < at.memory.size(); ++i)
     result.memory.push_back(taken(at.memory[i], batch_axis(), indices));
   if (at.lengths.defined()) result.lengths = taken(at.lengths, 0, indices);
-  for (const Tensor& one : at.state) result.state.push_back(taken(one, batch_axis(), indices));
+  result.state = state_rows(at.state, indices);
   return result;
 }
 

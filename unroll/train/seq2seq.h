@@ -34,13 +34,17 @@ class Seq2Seq : public Module {
   /// The batch's axis in Decoding's tensors.
   virtual int batch_axis() const = 0;
 
-  /// tokens [B] -> logits [B, V]; `at` moves on.
-  Tensor step(const Tensor& tokens, Decoding& at);
+  /// tokens [B] -> logits [B, V]; `at` moves on. Copies of it that were made before do not.
+  virtual Tensor step(const Tensor& tokens, Decoding& at);
   /// Sequences `indices` of the batch, any number of times each; constants.
   Decoding rows(const Decoding& at, std::span<const std::int64_t> indices) const;
   /// The same where the sequence in every row stays one with that row's source, as when hypotheses
   /// of one sequence change places: what the encoder left is shared, the state alone is copied.
   Decoding reordered(const Decoding& at, std::span<const std::int64_t> indices) const;
+
+ protected:
+  /// Sequences `indices` of a state.
+  virtual State state_rows(const State& state, std::span<const std::int64_t> indices) const;
 };
 
 /// What a Seq2Seq is built from, and what its config.json holds.

@@ -1,5 +1,5 @@
-// What all pages share: numbers for people, models' names and colours, pieces of a page. A page sets
-// `order`, the names of its models, ahead of it.
+// What all pages share: numbers for people, models' names and colours, pieces of a page. The scripts
+// of a page's own make `order`, the names of its models, of `data`.
 
 // --- Numbers for people
 
@@ -56,15 +56,16 @@ const marks = ["circle", "rect", "triangle", "rectRot", "star", "cross", "rectRo
 const later = { mingru: "minGRU", minlstm: "minLSTM", mamba: "Mamba", rwkv: "RWKV-6" };
 const label = (name) =>
   known[name] || later[name] || (name === "linear" ? "Linear RNN" : name);
-const others = order.filter((name) => !known[name]);
+// Which of the models without a colour of its own.
+const other = (name) => Math.max(0, order.filter((one) => !known[one]).indexOf(name));
 const variable = (name) =>
   known[name] ? `--${name}` : name === "linear" ? "--reference"
-                                                : `--other-${Math.max(0, others.indexOf(name)) % 4}`;
+                                                : `--other-${other(name) % 4}`;
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const colour = (name) => css(variable(name));
 const mark = (name) => {
   const i = Object.keys(known).indexOf(name);
-  return marks[i >= 0 ? i : (4 + Math.max(0, others.indexOf(name))) % marks.length];
+  return marks[i >= 0 ? i : (4 + other(name)) % marks.length];
 };
 
 // The points of each model, in the models' order.

@@ -1,3 +1,10 @@
+// --- The results of a comparison
+
+const { task, machine, settings, models, probes } = data;
+const series = task.kind === "series";
+const unit = series ? "rows" : "tokens";
+const order = models.map((m) => m.name);
+
 // --- Header
 
 function settingLine() {

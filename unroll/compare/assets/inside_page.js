@@ -1,5 +1,8 @@
 // --- The page of unroll inspect
 
+const inside = data;
+const order = [inside.model.kind];
+
 function middle(values) {
   const all = values.map((x) => (finite(x) ? x : Infinity)).sort((a, b) => a - b);
   return all[Math.floor(all.length / 2)];
@@ -48,4 +51,4 @@ pictures("#gates", gatesPicture);
 pictures("#jacobian", radiusPicture, growthPicture);
 pictures("#attention", attentionPicture);
 pictures("#context", contextPicture);
-show(inside);
+show(data);

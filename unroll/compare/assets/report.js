@@ -10,4 +10,4 @@ section("#streaming", streamingSection);
 section("#adding", addingSection);
 section("#lengths", lengthsSection);
 section("#truncation", truncationSection);
-show(results);
+show(data);

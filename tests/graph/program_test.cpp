@@ -325,7 +325,7 @@ TEST_CASE("a program that ran out of memory names the op, and runs when there is
     CAPTURE(message, again);
     // First for what leaves the program, the weight's gradient; then for what an op allocates.
     for (const char* part : {again ? "[twice]" : "[matmul]",
-                             again ? "by twice of f32 [100, 300]" : "by matmul of f32 [100, 300]",
+                             again ? "by affine of f32 [100, 300]" : "by matmul of f32 [100, 300]",
                              "bytes asked", "gradients", "parameters", "limit", "program_test.cpp"})
       if (again || std::string(part) != "program_test.cpp") CHECK(has(message, part));
     const std::int64_t live = memory_stats().live;

@@ -78,8 +78,11 @@ TEST_CASE("scan in a program keeps what it has bound, and gives the bits of reco
               tape.stop();
               const std::span<const Tensor> got = program(in);
               REQUIRE(got.size() == expected.size());
-              for (std::size_t i = 0; i < got.size(); ++i)
+              for (std::size_t i = 0; i < got.size(); ++i) {
+                INFO("run " << run << ", result " << i << ", off by "
+                            << difference(got[i], expected[i]));
                 CHECK((got[i].defined() ? same_bits(got[i], expected[i]) : !expected[i].defined()));
+              }
               for (const auto& [tensor, copy] : held) CHECK(same_bits(tensor, copy));
               held.clear();
               for (const Tensor& tensor : got)

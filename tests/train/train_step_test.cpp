@@ -324,6 +324,7 @@ TEST_CASE("a replayed step that runs out of memory names the op and changes noth
     twins.one.step();
     REQUIRE(unchanged());
   }
+  UNSCOPED_INFO([&] { std::string all; for (const auto& one : stages) all += one + " "; return all; }());
   CHECK(stages.size() > 4);
   for (const char* stage : {"[trace", "[scan", "[scan_backward", "[AdamW"})
     CHECK(stages.count(stage) == 1);

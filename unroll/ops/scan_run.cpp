@@ -48,6 +48,7 @@ ScanRun::ScanRun(const ScanPlan& plan, Args in, bool ascending, std::int64_t chu
 
 void ScanRun::take(Args in) {
   in_ = in;
+  done_ = 0;
   std::size_t next = 0;
   stack_[plan_.x_] = in[next++];
   if (plan_.masked_) stack_[plan_.mask_] = in[next++];
@@ -69,7 +70,6 @@ void ScanRun::release() {
 }
 
 void ScanRun::begin(bool again) {
-  done_ = 0;
   if (dry) return;
   bases_.clear();
   for (Tensor& one : stack_) bases_.push_back(one.bytes());

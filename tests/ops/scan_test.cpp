@@ -92,6 +92,51 @@ TEST_CASE("scan in a program keeps what it has bound, and gives the bits of reco
     }
 }
 
+namespace {
+
+// Twice its input; counts how often it is bound.
+struct CountedTwice : OpRecord<CountedTwice> {
+  int* bound;
+  explicit CountedTwice(int* counter) : bound(counter) {}
+
+  const char* name() const override { return "counted_twice"; }
+  void infer(Args in, std::span<Spec> out) const override { out[0] = in[0].spec(); }
+  void forward(Args in, std::span<Tensor> out) const override {
+    for (std::int64_t i = 0; i < in[0].numel(); ++i)
+      out[0].mutable_ptr<float>()[i] = 2 * in[0].ptr<float>()[i];
+  }
+  const Kernel* bind(Args in, std::span<const bool> fixed, Arena& arena) const override {
+    ++*bound;
+    return Op::bind(in, fixed, arena);
+  }
+  void vjp(Vjp& v) const override { v.result[0] = apply(*this, {&v.grads[0]}, Where()); }
+};
+
+}  // namespace
+
+TEST_CASE("a program's scan binds its calls in the first run alone") {
+  Generator g(3);
+  const Linear from_x(inputs, hidden, g), from_h(hidden, hidden, g);
+  int bound = 0;
+  const Cell cell = [&](const Tensor& x, const State& s) -> Output {
+    const Tensor sum = from_x(x) + from_h(s[0]);
+    const Tensor h = tanh(apply(CountedTwice(&bound), {&sum}, Where::current()));
+    return {h, {h}};
+  };
+  const Tensor xs = g.normal({steps, batch, inputs}, 0, 1), zero = Tensor::zeros({batch, hidden});
+  Program program = trace_gradient(
+      [&](std::span<const Tensor> in) -> std::vector<Tensor> {
+        return {mean(square(scan(cell, in[0], {zero}).output))};
+      },
+      {&xs, 1});
+  program({xs});
+  CHECK(bound == 2);  // forward and back
+  const std::int64_t live = memory_stats().live;
+  for (int i = 0; i < 3; ++i) program({xs});
+  CHECK(bound == 2);
+  CHECK(memory_stats().live == live);
+}
+
 TEST_CASE("an empty cell and an undefined state are told so") {
   const Tensor xs = Tensor::zeros({4, 2, 3}), h = Tensor::zeros({2, 4});
   const Cell empty, keeps = [](const Tensor&, const State&s) -> Output {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <set>
 
 #include "../catch.h"
@@ -80,6 +81,26 @@ TEST_CASE("numbers drawn while tracing are refused: every run would use the same
   CHECK(own.next() == Generator::block(1, 0)[0]);
   CHECK(own.draw(4).position().next == 4);
   CHECK(!tape.draws());
+}
+
+TEST_CASE("a generator kept beyond the trace that made it is one like any other") {
+  std::optional<Generator> kept;
+  {
+    const Tape first({.trace = true});
+    kept.emplace(1);
+    kept->next();
+  }
+  CHECK(kept->next() == Generator::block(1, 0)[1]);
+  CHECK(kept->draw(4).position().next == 4);
+  const Tape second({.trace = true});
+  CHECK_THROWS_AS(kept->next(), Error);
+  kept->draw(4);
+  CHECK(second.draws());  // anew in each run, from this very generator
+  CHECK(kept->position() == 8);
+  const Tape inner({.trace = true});  // as a cell's in a traced function
+  Generator own(2);
+  CHECK_NOTHROW(own.next());
+  CHECK_THROWS_AS(kept->next(), Error);
 }
 
 TEST_CASE("uniform numbers lie between 0 and 1 and have mean 1/2 and variance 1/12") {

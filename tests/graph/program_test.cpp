@@ -1,3 +1,4 @@
+#include <unroll/graph/memory.h>
 #include <unroll/graph/memory_plan.h>
 #include <unroll/graph/program.h>
 #include <unroll/layers/dropout.h>
@@ -283,6 +284,55 @@ TEST_CASE("what cannot be frozen is refused, with a reason") {
         trace_gradient([](std::span<const Tensor> in) -> Tensors { return {sum(in[0])}; }, {&x, 1});
       }),
       "no trainable parameter"));
+}
+
+TEST_CASE("a function that is empty and a program that was moved from are told so") {
+  const Tensor x = Tensor::full({3}, 2);
+  CHECK(has(message_of([&] { trace({}, {&x, 1}); }), "the function is empty"));
+  CHECK(has(message_of([&] { trace_gradient({}, {&x, 1}); }), "the function is empty"));
+  Program first =
+      trace([](std::span<const Tensor> in) -> Tensors { return {in[0] * 2.0}; }, {&x, 1});
+  Program second = std::move(first);
+  CHECK(second({x})[0].data<float>()[0] == 4);
+  const std::function<void()> uses[] = {
+      [&] { first({x}); },       [&] { first.take(0); },         [&] { first.size(); },
+      [&] { first.carried(0); }, [&] { first.parameters(); },    [&] { to_dot(first); },
+      [&] { first.draws(); },    [&] { first.carried_count(); }, [&] { first.planned_bytes(); }};
+  for (const auto& use : uses) CHECK(has(message_of(use), "moved from"));
+  first = std::move(second);
+  CHECK(first({x})[0].data<float>()[0] == 4);
+}
+
+TEST_CASE("a program that ran out of memory names the op, and runs when there is some") {
+  Generator g(1);
+  Parameter weight(g.normal({300, 200}, 0, 1));
+  const Tensor x = g.normal({100, 200}, 0, 1);
+  const auto f = [&](std::span<const Tensor> in) -> Tensors {
+    const Tensor y = matmul(in[0], weight, {.transpose_b = true});
+    const Tensor twice = custom_op(
+        "twice", {y}, [](std::span<const Tensor> t) { return t[0] * 2.0; },
+        [](auto, auto, auto grads) -> Tensors { return {grads[0] * 2.0}; });
+    return {mean(square(twice))};
+  };
+  Program program = trace_gradient(f, {&x, 1});
+  const Tensors expected = recorded(f, {x}, program.parameters());
+  Tensors held;
+  for (const bool again : {false, true}) {
+    release_cached_memory();
+    set_memory_limit(memory_stats().live + 1000);
+    const std::string message = message_of<MemoryError>([&] { program({x}); });
+    set_memory_limit(0);
+    CAPTURE(message, again);
+    // First for what leaves the program, the weight's gradient; then for what an op allocates.
+    for (const char* part : {again ? "[twice]" : "[matmul]",
+                             again ? "by affine of f32 [100, 300]" : "by matmul of f32 [100, 300]",
+                             "bytes asked", "gradients", "parameters", "limit", "program_test.cpp"})
+      if (again || std::string(part) != "program_test.cpp") CHECK(has(message, part));
+    const std::int64_t live = memory_stats().live;
+    const std::span<const Tensor> got = program({x});
+    for (std::size_t i = 0; i < got.size(); ++i) CHECK(same_bits(got[i], expected[i]));
+    if (again) CHECK(memory_stats().live == live);  // nothing was held on to
+  }
 }
 
 TEST_CASE("an input returned as it is, and a value returned twice") {

@@ -1,6 +1,7 @@
 // scan(): cells of a user, the plain loop as a twin, what it refuses.
 
 #include <unroll/graph/memory.h>
+#include <unroll/graph/program.h>
 #include <unroll/layers/linear.h>
 #include <unroll/ops/dropout.h>
 #include <unroll/ops/index.h>
@@ -24,6 +25,133 @@ TEST_CASE("scan and the plain loop agree for cells of a user") {
           const Result slow = run_cell(one, steps, batch, dtype, options);
           CHECK(difference(fast, slow) < (dtype == DType::f64 ? 1e-12 : 3e-5));
         }
+}
+
+TEST_CASE("scan in a program keeps what it has bound, and gives the bits of recording") {
+  const std::int64_t T = 37;
+  for (const DType dtype : {DType::f32, DType::f64})
+    for (const std::int64_t rows : {1, 3, 30}) {
+      Generator g(2);
+      Tensor lengths = Tensor::empty({rows}, DType::i64);
+      for (std::int64_t& one : lengths.mutable_data<std::int64_t>()) one = g.below(T + 1);
+      for (const UserCell& one : user_cells(dtype, rows))
+        for (const bool reverse : {false, true})
+          for (const bool masked : {false, true}) {
+            CAPTURE(one.name, reverse, masked, rows, to_string(dtype));
+            // Inputs: xs, states, what the test captures, lengths.
+            const std::size_t captured = 1 + one.states, last = captured + one.captured.size();
+            const TraceFunction f = [&](std::span<const Tensor> in) -> std::vector<Tensor> {
+              const Cell cell = [&](const Tensor& x, const State& s) {
+                return one.call(x, s, in.subspan(captured, one.captured.size()));
+              };
+              const Output out =
+                  scan(cell, in[0], State(in.begin() + 1, in.begin() + 1 + one.states),
+                       {.lengths = masked ? in[last] : Tensor(), .reverse = reverse});
+              Tensor loss = mean(square(out.output));
+              for (const Tensor& state : out.state) loss = loss + mean(state);
+              std::vector<Tensor> all{loss, out.output};
+              all.insert(all.end(), out.state.begin(), out.state.end());
+              return all;
+            };
+            const auto inputs_of = [&] {
+              std::vector<Tensor> in{g.normal({T, rows, inputs}, 0, 1, dtype)};
+              for (std::size_t k = 0; k < one.states; ++k)
+                in.push_back(g.normal({rows, hidden}, 0, 1, dtype));
+              for (const Tensor& like : one.captured)
+                in.push_back(g.normal(like.shape(), 0, 1, dtype));
+              if (masked) in.push_back(lengths);
+              return in;
+            };
+            if (one.parameters.empty()) continue;
+            Program program = trace_gradient(f, inputs_of());
+            std::vector<std::pair<Tensor, Tensor>> held;  // of the run before, and copies of it
+            for (int run = 0; run < 3; ++run) {
+              const std::vector<Tensor> in = inputs_of();
+              for (Parameter p : program.parameters()) {
+                p.set_value(g.normal(p.shape(), 0, 0.5, dtype));
+                p.zero_grad();
+              }
+              Tape tape;
+              std::vector<Tensor> expected = f(in);
+              tape.backward(expected[0]);
+              for (const Parameter& p : program.parameters()) expected.push_back(p.grad());
+              tape.stop();
+              const std::span<const Tensor> got = program(in);
+              REQUIRE(got.size() == expected.size());
+              for (std::size_t i = 0; i < got.size(); ++i) {
+                INFO("run " << run << ", result " << i << ", off by "
+                            << difference(got[i], expected[i]));
+                CHECK((got[i].defined() ? same_bits(got[i], expected[i]) : !expected[i].defined()));
+              }
+              for (const auto& [tensor, copy] : held) CHECK(same_bits(tensor, copy));
+              held.clear();
+              for (const Tensor& tensor : got)
+                if (tensor.defined()) held.emplace_back(tensor, tensor.clone());
+            }
+          }
+    }
+}
+
+namespace {
+
+// Twice its input; counts how often it is bound.
+struct CountedTwice : OpRecord<CountedTwice> {
+  int* bound;
+  explicit CountedTwice(int* counter) : bound(counter) {}
+
+  const char* name() const override { return "counted_twice"; }
+  void infer(Args in, std::span<Spec> out) const override { out[0] = in[0].spec(); }
+  void forward(Args in, std::span<Tensor> out) const override {
+    for (std::int64_t i = 0; i < in[0].numel(); ++i)
+      out[0].mutable_ptr<float>()[i] = 2 * in[0].ptr<float>()[i];
+  }
+  const Kernel* bind(Args in, std::span<const bool> fixed, Arena& arena) const override {
+    ++*bound;
+    return Op::bind(in, fixed, arena);
+  }
+  void vjp(Vjp& v) const override { v.result[0] = apply(*this, {&v.grads[0]}, Where()); }
+};
+
+}  // namespace
+
+TEST_CASE("a program's scan binds its calls in the first run alone") {
+  Generator g(3);
+  const Linear from_x(inputs, hidden, g), from_h(hidden, hidden, g);
+  int bound = 0;
+  const Cell cell = [&](const Tensor& x, const State& s) -> Output {
+    const Tensor sum = from_x(x) + from_h(s[0]);
+    const Tensor h = tanh(apply(CountedTwice(&bound), {&sum}, Where::current()));
+    return {h, {h}};
+  };
+  const Tensor xs = g.normal({steps, batch, inputs}, 0, 1), zero = Tensor::zeros({batch, hidden});
+  Program program = trace_gradient(
+      [&](std::span<const Tensor> in) -> std::vector<Tensor> {
+        return {mean(square(scan(cell, in[0], {zero}).output))};
+      },
+      {&xs, 1});
+  program({xs});
+  CHECK(bound == 2);  // forward and back
+  const std::int64_t live = memory_stats().live;
+  for (int i = 0; i < 3; ++i) program({xs});
+  CHECK(bound == 2);
+  CHECK(memory_stats().live == live);
+}
+
+TEST_CASE("an empty cell and an undefined state are told so") {
+  const Tensor xs = Tensor::zeros({4, 2, 3}), h = Tensor::zeros({2, 4});
+  const Cell empty, keeps = [](const Tensor&, const State&s) -> Output {
+    return {s[0] * 1.0, {s[0] * 1.0}};
+  };
+  for (const ScanOptions& options :
+       {ScanOptions{}, ScanOptions{.checkpoint_every = 2}, ScanOptions{.unrolled = true}}) {
+    CHECK(has(message_of([&] { scan(empty, xs, {h}, options); }), "the cell is an empty function"));
+    const std::string message = message_of([&] { scan(keeps, xs, {Tensor()}, options); });
+    CHECK(has(message, "tensor 0 of the initial state is undefined"));
+    CHECK(has(message, "scan_test.cpp"));
+    CHECK_THROWS_AS(scan(keeps, Tensor(), {h}, options), Error);
+  }
+  const ScanMember members[] = {{keeps, {h}}, {empty, {h}}};
+  CHECK(has(message_of([&] { scan_parallel(members, xs); }), "the cell is an empty function"));
 }
 
 TEST_CASE("scan goes through chunks of steps, and a shorter one at the end") {

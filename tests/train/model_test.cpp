@@ -162,6 +162,25 @@ TEST_CASE("a malformed model folder is a DataError") {
     CHECK_THROWS_AS(config_from_json(text), DataError);
 }
 
+TEST_CASE("a model folder whose files are of two kinds of model is refused") {
+  const TemporaryDirectory folder;
+  const Vocabulary vocabulary = Vocabulary::characters("abcdefgh");
+  ModelConfig config = small(ModelKind::transformer);
+  Generator g(1);
+  save_model(folder / "model", config, vocabulary, *make_model(config, g));
+  const std::string file = (folder / "model" / "model.safetensors").string();
+  const std::string tensors = read_plainly(file);
+  config.heads = 4;  // the same names and shapes
+  save_model(folder / "model", config, vocabulary, *make_model(config, g));
+  CHECK_NOTHROW(load_model(folder / "model"));
+  write_plainly(file, tensors);
+  const std::string message = message_of<DataError>([&] { load_model(folder / "model"); });
+  CAPTURE(message);
+  CHECK(has(message, "heads is 2 there and 4 here"));
+  save_safetensors(file, load_safetensors(file));  // as others write it
+  CHECK_NOTHROW(load_model(folder / "model"));
+}
+
 TEST_CASE("a regularised model is saved with what its evaluation needs") {
   const TemporaryDirectory folder;
   Generator g(1);

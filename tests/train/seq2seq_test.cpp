@@ -6,6 +6,8 @@
 #include <unroll/graph/tape.h>
 #include <unroll/ops/arithmetic.h>
 #include <unroll/ops/index.h>
+#include <unroll/ops/layout.h>
+#include <unroll/ops/lengths.h>
 #include <unroll/ops/loss.h>
 #include <unroll/ops/reduce.h>
 #include <unroll/train/teacher_forcing.h>
@@ -31,7 +33,9 @@ std::vector<Tensor> gradients(Seq2Seq& model, const std::function<Tensor()>& los
 
 TEST_CASE("the attention of a decoder has right gradients and the published scores") {
   const std::int64_t batch = 2, steps = 3, query = 4, memory = 4;
-  const Tensor mask = length_mask(Tensor::from<std::int64_t>({3, 2}, {batch}), steps, DType::f64);
+  const Tensor mask = permute(length_mask("attention", Tensor::from<std::int64_t>({3, 2}, {batch}),
+                                          steps, batch, DType::f64, Where::current()),
+                              {1, 2, 0});
   for (const AttentionScore score :
        {AttentionScore::additive, AttentionScore::general, AttentionScore::dot}) {
     CAPTURE(to_string(score));
@@ -303,6 +307,13 @@ TEST_CASE("what makes no encoder-decoder is refused") {
               DecoderAttention({.query_size = 3, .memory_size = 4, .score = AttentionScore::dot});
             }),
             "general"));
-  const Tensor lengths = Tensor::from<std::int64_t>({2, 4}, {2});
-  CHECK(has(message_of([&] { length_mask(lengths, 3); }), "length 4 of sequence 1"));
+  const auto model = make_seq2seq(config);
+  const Tensor source = Tensor::zeros({3, 2}, DType::i64);
+  const auto encoded = [&](std::initializer_list<std::int64_t> lengths) {
+    return model->encode(source,
+                         Tensor::from(lengths, {static_cast<std::int64_t>(lengths.size())}));
+  };
+  CHECK(has(message_of([&] { encoded({2, 4}); }), "length 4 of row 1 is not within 0 to 3"));
+  CHECK(has(message_of([&] { encoded({2}); }), "for a batch of 2"));
+  CHECK_NOTHROW(encoded({0, 3}));
 }

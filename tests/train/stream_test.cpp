@@ -4,6 +4,7 @@
 #include <unroll/train/stream.h>
 
 #include <cmath>
+#include <functional>
 
 #include "../catch.h"
 #include "../tensors.h"
@@ -236,6 +237,93 @@ TEST_CASE("what cannot be streamed is refused, and nothing has moved") {
   CHECK_THROWS_AS(stream.step({}, random_tokens({0}, g)), Error);
   CHECK_THROWS_AS(stream.restore({.position = 1, .state = {}}), Error);
   CHECK_THROWS_AS(StreamState::from_dict({{"state.0", Tensor::zeros({1})}}), Error);
+}
+
+TEST_CASE("a step that fails joins no stream, and the others stay where they were") {
+  Generator g(13);
+  ModelConfig config = test::small(ModelKind::gru);
+  config.vocabulary = 8;
+  const auto model = model_of(config, g);
+  Stream stream(*model), twin(*model);
+  const Tensor two = random_tokens({2}, g);
+  for (Stream* one : {&stream, &twin}) one->step({1, 2}, two);
+  const auto stands = [&] {
+    CHECK(stream.ids() == std::vector<std::int64_t>{1, 2});
+    for (const std::int64_t id : {1, 2}) {
+      CHECK(stream.position(id) == twin.position(id));
+      CHECK(same_bits(stream.state(id).state[0], twin.state(id).state[0]));
+    }
+  };
+  // A token that the model does not know: the replay itself throws.
+  const Tensor wrong = Tensor::from<std::int64_t>({1, 2, 99}, {3});
+  CHECK(has(message_of([&] { stream.step({1, 2, 9}, wrong); }), "index 99"));
+  stands();
+  CHECK_THROWS_AS(stream.step({9, 7, 8}, wrong), Error);
+  stands();
+  CHECK_THROWS_AS(stream.step({1, 2}, wrong.rows(1, 3)), Error);
+  stands();
+  CHECK_THROWS_AS(stream.step({9}, Tensor::zeros({1, 4})), Error);
+  stands();
+  const Tensor three = random_tokens({3}, g);
+  CHECK(same_bits(stream.step({1, 2, 9}, three), twin.step({1, 2, 9}, three)));
+  CHECK(same_bits(stream.step({9, 1}, two), twin.step({9, 1}, two)));
+}
+
+TEST_CASE("a stream's context ends before anything moves or joins") {
+  Generator g(14);
+  ModelConfig config = test::small(ModelKind::transformer);
+  config.positions = Positions::learned;
+  config.context = 3;
+  const auto model = model_of(config, g);
+  Stream stream(*model);
+  for (int t = 0; t < 3; ++t) stream.step({5}, random_tokens({1}, g));
+  CHECK(has(message_of([&] {
+              stream.step({4, 5}, random_tokens({2}, g));
+            }),
+            "stream 5 is at the end"));
+  CHECK(stream.ids() == std::vector<std::int64_t>{5});
+  CHECK(stream.position(5) == 3);
+}
+
+TEST_CASE("an input of another shape is told in the stream's terms") {
+  Generator g(15);
+  const GRU layer({.input_size = 5, .hidden_size = 6}, g);
+  Stream stream(layer);
+  const auto refused = [&](const Tensor& x, const char* told) {
+    const std::string message = message_of<ShapeError>([&] { stream.step(x); });
+    CAPTURE(message);
+    CHECK(has(message, "[Stream]"));
+    CHECK(has(message, told));
+    CHECK(!has(message, "trace"));
+  };
+  refused(Tensor::zeros({2, 7}), "does not take a step f32 [2, 7]");
+  CHECK(stream.ids().empty());
+  stream.step(Tensor::zeros({2, 5}));
+  for (const std::int64_t batch : {1, 2, 3})  // as many as before, and not
+    refused(Tensor::zeros({batch, 7}), "[");
+  refused(Tensor::zeros({2, 5, 1}), "expected f32 [2, 5]");
+  refused(Tensor::zeros({2, 5}, DType::f64), "expected f32 [2, 5] for 2 streams");
+  CHECK(has(message_of([&] { stream.step(Tensor()); }), "[Stream]"));
+  CHECK_NOTHROW(stream.step(Tensor::zeros({2, 5})));
+}
+
+TEST_CASE("a stream that was moved from is told so") {
+  Generator g(16);
+  const GRU layer({.input_size = 5, .hidden_size = 6}, g);
+  Stream first(layer), twin(layer);
+  const Tensor x = g.normal({2, 5}, 0, 1);
+  first.step(x);
+  twin.step(x);
+  Stream second = std::move(first);
+  CHECK(same_bits(second.step(x), twin.step(x)));
+  const std::function<void()> uses[] = {
+      [&] { first.step(x); },    [&] { first.step({1, 2}, x); }, [&] { first.state(); },
+      [&] { first.reset(); },    [&] { first.leave(0); },        [&] { first.ids(); },
+      [&] { first.position(); }, [&] { first.state_bytes(); },   [&] { first.restore({}); }};
+  for (const auto& use : uses) CHECK(has(message_of(use), "moved from"));
+  first = Stream(layer);
+  CHECK(first.step(x).shape() == Shape{2, 6});
+  CHECK(has(message_of([] { Stream(StepForm{}); }), "without a function"));
 }
 
 TEST_CASE("a row times panels equals the plain product, whatever the sizes") {

@@ -1,4 +1,6 @@
+#include <unroll/graph/memory.h>
 #include <unroll/graph/precision.h>
+#include <unroll/graph/threads.h>
 #include <unroll/layers/dropout.h>
 #include <unroll/layers/embedding.h>
 #include <unroll/layers/linear.h>
@@ -13,6 +15,9 @@
 #include <unroll/optim/adam.h>
 #include <unroll/optim/sgd.h>
 #include <unroll/train/train_step.h>
+
+#include <set>
+#include <string>
 
 #include "../catch.h"
 #include "../tensors.h"
@@ -266,6 +271,135 @@ TEST_CASE("gradients that are not finite leave parameters as they are where they
     CHECK_THROWS_AS(step({Tensor::zeros({3})}), Error);  // sqrt'(0) * 0
     CHECK(same_bits(weight.value(), Tensor::full({3}, 2)));
   }
+}
+
+TEST_CASE("an empty function and a step that was moved from are told so") {
+  Generator g(5);
+  Linear layer(4, 4, g);
+  SGD optimizer(layer.parameters());
+  CHECK(has(message_of([&] { TrainStep({}, optimizer); }), "the function is empty"));
+  TrainStep first(
+      [&](std::span<const Tensor> in) -> Tensors { return {mean(square(layer(in[0])))}; },
+      optimizer);
+  const Tensor x = g.normal({3, 4}, 0, 1);
+  first({x});
+  TrainStep second = std::move(first);
+  CHECK(second.programs() == 1);
+  CHECK(has(message_of([&] { first({x}); }), "moved from"));
+  CHECK_NOTHROW(second({x}));
+}
+
+TEST_CASE("a replayed step that runs out of memory names the op and changes nothing") {
+  Generator g1(5), g2(5);
+  CharModel recorded(g1), replayed(g2);
+  const auto loss = [](CharModel& model, std::span<const Tensor> in) { return model.loss(in); };
+  Twins twins(recorded, replayed, loss);
+  twins.one.zero_grad();
+  const auto unchanged = [&] {
+    return twins.alike() && same_bits(twins.one.state_dict(), twins.two.state_dict());
+  };
+  std::set<std::string> stages;
+  // Traced under the limit, then warm.
+  for (const std::int64_t steps : {20, 20, 21}) {
+    const Tensors in = batch(steps, 1);
+    bool done = false;
+    for (std::int64_t room = 0; !done; room += 4000) {
+      release_cached_memory();
+      set_memory_limit(memory_stats().live + room);
+      try {
+        twins.step(in);
+        done = true;
+      } catch (const MemoryError& error) {
+        const std::string what = error.what();
+        stages.insert(what.substr(0, what.find(']')));
+        CAPTURE(what);
+        CHECK((has(what, "bytes asked by ") && has(what, "gradients")));
+      }
+      set_memory_limit(0);
+      if (!done) REQUIRE(unchanged());
+    }
+    twins.one.zero_grad();
+    {
+      Tape tape;
+      tape.backward(recorded.loss(in)[0]);
+    }
+    twins.one.step();
+    REQUIRE(unchanged());
+  }
+  CHECK(stages.size() > 4);
+  for (const char* stage : {"[trace", "[scan", "[embedding_backward"})
+    CHECK(stages.count(stage) == 1);
+}
+
+TEST_CASE("where there is no room for moments, a replayed step leaves no gradients behind") {
+  const Parameter weight(Tensor::full({100'000}, 2));
+  Adam optimizer({weight});
+  TrainStep step([&](std::span<const Tensor> in) -> Tensors { return {sum(weight * in[0])}; },
+                 optimizer);
+  const Tensor x = Tensor::full({100'000}, 1);
+  std::set<std::string> stages;
+  for (std::int64_t room = 0; weight.value().data<float>()[0] == 2; room += 200'000) {
+    release_cached_memory();
+    set_memory_limit(memory_stats().live + room);
+    try {
+      step({x});
+    } catch (const MemoryError& error) {
+      const std::string what = error.what();
+      stages.insert(what.substr(0, what.find(']')));
+    }
+    set_memory_limit(0);
+    if (weight.value().data<float>()[0] == 2) CHECK(optimizer.state_dict().size() == 2);
+    CHECK(!weight.grad().defined());
+  }
+  CHECK(stages.count("[Adam") == 1);
+}
+
+TEST_CASE("a replayed scan follows the number of threads, and gives the same bits") {
+  const auto check = [](auto make, const Shape& shape) {
+    Generator g1(5), g2(5), g(6);
+    const auto recorded = make(g1), replayed = make(g2);
+    CAPTURE(recorded->describe());
+    const auto loss = [](auto& layer, std::span<const Tensor> in) -> Tensors {
+      return {mean(square(layer(in[0]).output))};
+    };
+    Twins twins(*recorded, *replayed, loss);
+    for (const int count : {1, 2, 2, 1, 2}) {
+      set_threads(count);
+      twins.train({g.normal(shape, 0, 1)});
+    }
+    set_threads(1);
+    CHECK(twins.step.programs() == 1);
+    CHECK(twins.alike());
+  };
+  // Wide enough for the members to run side by side.
+  check(
+      [](Generator& g) {
+        return std::make_unique<LSTM>(
+            LSTMOptions{.input_size = 40, .hidden_size = 64, .num_layers = 2}, g);
+      },
+      {37, 30, 40});
+  check(
+      [](Generator& g) {
+        return std::make_unique<GRU>(
+            GRUOptions{.input_size = 40, .hidden_size = 64, .bidirectional = true}, g);
+      },
+      {37, 30, 40});
+}
+
+TEST_CASE("a replayed step holds on to no parameter: the optimizer changes them in place") {
+  Generator g(5);
+  CharModel model(g);
+  Adam optimizer(model.parameters());
+  TrainStep step([&](std::span<const Tensor> in) { return model.loss(in); }, optimizer);
+  const auto places = [&] {
+    std::vector<const std::byte*> all;
+    for (const Parameter& one : model.parameters()) all.push_back(one.value().bytes());
+    return all;
+  };
+  step(batch(6, 1));
+  const auto before = places();
+  for (std::uint64_t i = 0; i < 3; ++i) step(batch(6, i));
+  CHECK(places() == before);
 }
 
 TEST_CASE("a traced step streams: the state goes in and comes out") {

@@ -268,6 +268,27 @@ TEST_CASE("a checkpoint of another model, or a damaged one, changes nothing") {
   }
 }
 
+TEST_CASE("a checkpoint of layers of another kind is refused, though names and shapes are alike") {
+  const TemporaryDirectory folder;
+  const std::string file = (folder / "c.safetensors").string();
+  ModelConfig config = small(ModelKind::transformer);
+  Setup saved(config);
+  save_checkpoint(file, *saved.model, *saved.optimizer, saved.generator, {});
+  config.heads = 4;
+  Setup other(config);
+  TrainProgress progress;
+  const auto load = [&](Setup& setup) {
+    return load_checkpoint(file, *setup.model, *setup.optimizer, setup.generator, progress);
+  };
+  const StateDict before = copied(other.model->state_dict());
+  const std::string message = message_of<DataError>([&] { load(other); });
+  CAPTURE(message);
+  CHECK(has(message, "2 heads"));
+  CHECK(has(message, "4 heads"));
+  CHECK(same_bits(other.model->state_dict(), before));
+  CHECK(load(saved));
+}
+
 TEST_CASE("a run resumes on what it began with alone") {
   const TemporaryDirectory folder;
   TrainOptions options{.steps = 3,
@@ -298,7 +319,7 @@ TEST_CASE("a run resumes on what it began with alone") {
   options.resume = true;
   options.steps = 9;
   options.identity = {{"text", "2"}};
-  refused("another text");
+  refused("another text: '1' there and '2' here");
   options.identity = {{"text", "1"}};
   Setup setup(small(ModelKind::rnn));
   CHECK(setup.run(options).steps == 9);

@@ -31,6 +31,7 @@ class Arena {
   template <class T>
   T* make_array(std::size_t n) {
     T* first = static_cast<T*>(allocate(n * sizeof(T), alignof(T)));
+    if constexpr (!std::is_trivially_destructible_v<T>) make_room();
     std::uninitialized_value_construct_n(first, n);
     if constexpr (!std::is_trivially_destructible_v<T>)
       owned_.push_back({first, n, [](void* p, std::size_t count) {
@@ -45,7 +46,9 @@ class Arena {
   }
   template <class T, class... Args>
   T* emplace(Args&&... args) {
-    T* object = new (allocate(sizeof(T), alignof(T))) T(std::forward<Args>(args)...);
+    void* const memory = allocate(sizeof(T), alignof(T));
+    if constexpr (!std::is_trivially_destructible_v<T>) make_room();
+    T* object = new (memory) T(std::forward<Args>(args)...);
     if constexpr (!std::is_trivially_destructible_v<T>)
       owned_.push_back({object, 1, [](void* p, std::size_t) { static_cast<T*>(p)->~T(); }});
     return object;
@@ -74,6 +77,11 @@ class Arena {
     std::size_t count;
     void (*destroy)(void*, std::size_t);
   };
+
+  // Ahead of what is to be owned: if that fails, nothing has been made that nobody destroys.
+  void make_room() {
+    if (owned_.size() == owned_.capacity()) owned_.reserve(owned_.empty() ? 8 : 2 * owned_.size());
+  }
 
   void* allocate(std::size_t bytes, std::size_t alignment) {
     while (true) {

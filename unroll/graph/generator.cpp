@@ -29,13 +29,24 @@ namespace {
 
 bool tracing() { return Tape::current() != nullptr && Tape::current()->traces(); }
 
+// The number of the tape that traces here, 0 where none does. Values tell it, and one is made for
+// that and forgotten: an address would be another trace's before long.
+std::uint64_t trace_number() {
+  if (!tracing()) return 0;
+  Tape& tape = *Tape::current();
+  const Tape::Mark mark = tape.mark();
+  const std::uint64_t number = tape.input(Tensor::abstract({}, DType::f32), false).ref().tape();
+  tape.rewind(mark);
+  return number;
+}
+
 }  // namespace
 
 Generator::Generator(std::uint64_t seed)
-    : at_(std::make_shared<RandomPosition>(RandomPosition{seed, 0})), traced_(tracing()) {}
+    : at_(std::make_shared<RandomPosition>(RandomPosition{seed, 0})), made_in_(trace_number()) {}
 
 Generator::Generator(const Generator& other)
-    : at_(std::make_shared<RandomPosition>(*other.at_)), traced_(other.traced_) {}
+    : at_(std::make_shared<RandomPosition>(*other.at_)), made_in_(other.made_in_) {}
 
 Generator& Generator::operator=(const Generator& other) {
   *at_ = *other.at_;
@@ -48,8 +59,12 @@ Generator Generator::random() {
   return Generator((static_cast<std::uint64_t>(device()) << 32) | device());
 }
 
+bool Generator::from_outside() const {
+  return tracing() && (made_in_ == 0 || made_in_ != trace_number());
+}
+
 std::uint32_t Generator::next() {
-  if (!traced_ && tracing()) [[unlikely]]
+  if (from_outside()) [[unlikely]]
     fail("generator", "a number is drawn while tracing, and every run would use the same",
          "Draw it outside and pass it as an input; dropout draws anew in every run");
   const std::uint64_t index = at_->next / 4;
@@ -105,7 +120,7 @@ std::vector<std::int64_t> Generator::permutation(std::int64_t n) {
 }
 
 Draw Generator::draw(std::uint64_t count) {
-  if (!traced_ && tracing()) return Draw(Tape::current()->redraw(at_, count));
+  if (from_outside()) return Draw(Tape::current()->redraw(at_, count));
   return detail::dry ? Draw() : Draw(at_->reserve(count));
 }
 

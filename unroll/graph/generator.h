@@ -60,8 +60,12 @@ class Generator {
   static std::array<std::uint32_t, 4> block(std::uint64_t seed, std::uint64_t index);
 
  private:
+  // Is a function traced here that did not make it?
+  bool from_outside() const;
+
   std::shared_ptr<RandomPosition> at_;  // this generator's alone, but for the programs that draw
-  bool traced_;  // made by a traced function, which would make the same one in every run
+  // The trace in which it was made, which would make the same one in every run; 0: none.
+  std::uint64_t made_in_;
   std::uint64_t cached_block_ = ~0ull;
   std::array<std::uint32_t, 4> cache_{};
 };

@@ -1,3 +1,4 @@
+#include <unroll/graph/bytes.h>
 #include <unroll/graph/kernel.h>
 
 #include <array>
@@ -40,8 +41,7 @@ class ForwardKernel : public Kernel {
     op_.forward(Args(std::span<const Tensor* const>(args.first(inputs_.size()))), results);
     if (!op_.allocates()) return;
     for (std::size_t o = 0; o < specs_.size(); ++o)
-      std::memcpy(out[o], results[o].bytes(),
-                  static_cast<std::size_t>(results[o].numel() * size_of(results[o].dtype())));
+      std::memcpy(out[o], results[o].bytes(), bytes_of(results[o]));
   }
 
   using Specs = CachedVector<Spec>;

@@ -11,8 +11,10 @@ class Kernel {
  public:
   /// Operands in the order of the op's inputs and outputs, at 4-byte aligned places.
   virtual void run(const std::byte* const* in, std::byte* const* out) const = 0;
-  /// The data of fixed inputs has changed since they were bound.
+  /// The data of fixed inputs, or their place, has changed since they were bound.
   virtual void refresh(const std::byte* const* in) const { (void)in; }
+  /// Fixed inputs stay for good: what pays in the long run alone is laid out as well.
+  virtual void settle(const std::byte* const* in) const { refresh(in); }
 
  protected:
   ~Kernel() = default;

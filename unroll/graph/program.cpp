@@ -1,4 +1,5 @@
 #include <fmt/format.h>
+#include <unroll/graph/bytes.h>
 #include <unroll/graph/program_impl.h>
 
 #include <cstring>
@@ -6,15 +7,12 @@
 namespace unroll {
 namespace {
 
-std::size_t bytes_of(const Tensor& tensor) {
-  return static_cast<std::size_t>(tensor.numel() * size_of(tensor.dtype()));
-}
-
-// Memory for a result: a fresh one where somebody holds those of the last two runs.
-void make_writable(Tensor& output, Tensor& spare, const Tensor& spec) {
-  if (output.unique()) return;
-  std::swap(output, spare);
-  if (!output.unique()) output = Tensor::empty(spec.shape(), spec.dtype());
+// What recording's error tells, of a call in a run.
+[[noreturn]] void rethrow(const MemoryError& error, const Tape& tape, const Node& node) {
+  std::string shapes;
+  for (std::uint32_t i = 0; i < node.input_count; ++i)
+    shapes += (i == 0 ? "" : ", ") + to_string(tape.value(node.inputs[i]).tensor);
+  throw MemoryError(error, node.op->name(), shapes, node.where);
 }
 
 }  // namespace
@@ -57,17 +55,22 @@ void Program::Impl::set_parameters() {
   if (!options.keep_weights || !changed) return;
   for (const Call& call : fixed_calls) {
     refresh_kernels({&call, 1});
-    run(call);
+    run({&call, 1});
   }
   refresh_kernels(calls);
 }
 
-void Program::Impl::refresh_kernels(std::span<const Call> some) {
+void Program::Impl::refresh_kernels(std::span<const Call> some,
+                                    void (Kernel::*how)(const std::byte* const*) const) {
   for (const Call& call : some) {
     if (call.kernel == nullptr) continue;
     for (std::uint32_t i = 0; i < call.node->input_count; ++i)
       operands[i] = places[call.node->inputs[i]];
-    call.kernel->refresh(operands.data());
+    try {
+      (call.kernel->*how)(operands.data());
+    } catch (const MemoryError& error) {
+      rethrow(error, *tape, *call.node);
+    }
   }
 }
 
@@ -75,11 +78,42 @@ void Program::Impl::set_outputs() {
   for (std::size_t i = 0; i < results.size(); ++i) {
     Result& result = results[i];
     if (!result.computed_in_place) continue;
-    make_writable(outputs[i], result.spare, spec_of(result.value));
+    make_writable(i);
     lay(result.value, outputs[i]);
   }
   for (Carried& one : carried)
     if (one.computed_in_place) lay(one.out, one.next());
+}
+
+// Memory for a result: a fresh one where somebody holds those of the last two runs.
+void Program::Impl::make_writable(std::size_t output) {
+  const std::uint32_t value = results[output].value;
+  if (outputs[output].unique()) return;
+  std::swap(outputs[output], results[output].spare);
+  if (outputs[output].unique()) return;
+  const bool gradient = output + gradients >= results.size();
+  const MemoryScope scope(gradient ? MemoryKind::gradient : MemoryKind::value);
+  try {
+    outputs[output] = Tensor::empty(spec_of(value).shape(), spec_of(value).dtype());
+  } catch (const MemoryError& error) {
+    rethrow(error, *tape, tape->node(tape->value(value).producer));
+  }
+}
+
+void Program::Impl::run(std::span<const Call> some) {
+  std::size_t at = 0;
+  try {
+    for (; at < some.size(); ++at) run(some[at]);
+  } catch (const MemoryError& error) {
+    rethrow(error, *tape, *some[at].node);
+  }
+}
+
+void Program::Impl::run_all() {
+  const std::span<const Call> all(calls);
+  run(all.first(forward_calls));
+  const MemoryScope scope(MemoryKind::gradient);
+  run(all.subspan(forward_calls));
 }
 
 void Program::Impl::run(const Call& call) {
@@ -106,7 +140,7 @@ void Program::Impl::take_outputs() {
     if (result.computed_in_place || result.value == none) continue;
     const Tensor& slot = slots[result.value];
     if (slot.borrows()) {  // it lies in the program's memory, and must leave that
-      make_writable(outputs[i], result.spare, slot);
+      make_writable(i);
       std::memcpy(outputs[i].bytes(), slot.bytes(), bytes_of(slot));
     } else {
       outputs[i] = slot.detach();
@@ -118,6 +152,10 @@ void Program::Impl::take_outputs() {
   }
   for (Carried& one : carried)
     if (one.memory[1].defined()) one.turn = 1 - one.turn;
+  clear_slots();
+}
+
+void Program::Impl::clear_slots() {
   for (const Source& source : inputs) slots[source.value] = {};
   for (const Source& source : parameter_sources) slots[source.value] = {};
   for (const Call& call : calls)
@@ -126,42 +164,58 @@ void Program::Impl::take_outputs() {
         slots[call.node->first_output + o] = {};
 }
 
+void Program::Impl::forget() {
+  clear_slots();
+  for (Source& source : parameter_sources) source.version = unknown_version;
+}
+
 Program::Program(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Program::Program(Program&&) noexcept = default;
 Program& Program::operator=(Program&&) noexcept = default;
 Program::~Program() = default;
 
+Program::Impl& Program::impl() const {
+  if (impl_ == nullptr) fail("program", "it was moved from", "Use the one that it was moved to");
+  return *impl_;
+}
+
 std::span<const Tensor> Program::operator()(std::span<const Tensor> inputs) {
-  Impl& p = *impl_;
+  Impl& p = impl();
   p.set_inputs(inputs);
   const NoGrad unrecorded;
   const detail::FlushDenormals flush;
-  p.set_parameters();
-  p.set_outputs();
-  p.tape->redraw();
-  for (const Impl::Call& call : p.calls) p.run(call);
-  p.take_outputs();
+  try {
+    p.set_parameters();
+    p.set_outputs();
+    p.tape->redraw();
+    p.run_all();
+    p.take_outputs();
+  } catch (...) {
+    p.forget();
+    throw;
+  }
   return p.outputs;
 }
 
 Tensor Program::take(std::size_t i) {
-  if (i >= impl_->outputs.size())
-    fail("program", fmt::format("output {} of {}", i, impl_->outputs.size()));
-  return std::move(impl_->outputs[i]);
+  std::vector<Tensor>& outputs = impl().outputs;
+  if (i >= outputs.size()) fail("program", fmt::format("output {} of {}", i, outputs.size()));
+  return std::move(outputs[i]);
 }
 
-std::size_t Program::carried_count() const { return impl_->carried.size(); }
+std::size_t Program::carried_count() const { return impl().carried.size(); }
 
 Tensor Program::carried(std::size_t i) {
-  if (i >= impl_->carried.size())
-    fail("program", fmt::format("carried input {} of {}", i, impl_->carried.size()));
-  return impl_->carried[i].now();
+  std::vector<Impl::Carried>& carried = impl().carried;
+  if (i >= carried.size())
+    fail("program", fmt::format("carried input {} of {}", i, carried.size()));
+  return carried[i].now();
 }
 
-const std::vector<Parameter>& Program::parameters() const { return impl_->parameters; }
-std::size_t Program::planned_bytes() const { return impl_->planned; }
-std::size_t Program::size() const { return impl_->calls.size(); }
-bool Program::draws() const { return impl_->tape->draws(); }
-const Tape& Program::tape() const { return *impl_->tape; }
+const std::vector<Parameter>& Program::parameters() const { return impl().parameters; }
+std::size_t Program::planned_bytes() const { return impl().planned; }
+std::size_t Program::size() const { return impl().calls.size(); }
+bool Program::draws() const { return impl().tape->draws(); }
+const Tape& Program::tape() const { return *impl().tape; }
 
 }  // namespace unroll

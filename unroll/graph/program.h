@@ -34,7 +34,8 @@ class Program {
 
   /// Runs on inputs like those traced. The outputs are overwritten by a later run unless somebody
   /// holds them. Throws ShapeError for inputs of other shapes or dtypes, Error for one recorded on
-  /// the current tape, since no gradient flows through a run.
+  /// the current tape, since no gradient flows through a run, and MemoryError, naming the op, where
+  /// memory ends.
   std::span<const Tensor> operator()(std::span<const Tensor> inputs);
   std::span<const Tensor> operator()(std::initializer_list<Tensor> inputs) {
     return (*this)(std::span(inputs.begin(), inputs.size()));
@@ -64,6 +65,7 @@ class Program {
   friend class ProgramBuilder;
   struct Impl;
   explicit Program(std::unique_ptr<Impl> impl);
+  Impl& impl() const;  // Throws Error where it was moved from.
   std::unique_ptr<Impl> impl_;
 };
 
@@ -72,6 +74,7 @@ using TraceFunction = std::function<std::vector<Tensor>(std::span<const Tensor>)
 /// Freezes f for inputs of the shapes and dtypes of `examples`. f runs once, on shapes alone:
 /// where data would steer it, where it draws random numbers by itself (dropout and the like draw
 /// anew in every run), or where it uses a value of another tape instead of an input, Error says so.
+/// Throws Error where f is empty.
 Program trace(const TraceFunction& f, std::span<const Tensor> examples,
               const ProgramOptions& options = {}, Where where = Where::current());
 

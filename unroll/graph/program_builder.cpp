@@ -1,4 +1,5 @@
 #include <fmt/format.h>
+#include <unroll/graph/bytes.h>
 #include <unroll/graph/memory_plan.h>
 #include <unroll/graph/program_impl.h>
 
@@ -28,11 +29,15 @@ class ProgramBuilder {
       p_.inputs.push_back({in.back().ref().value()});
     }
     out = f(in);
+    forward_nodes_ = tape().size();
     if (gradient) add_gradients(out);
     p_.tape->stop();
     check_nodes();
     find_parameters();
-    if (gradient) order_gradients(out);
+    if (gradient) {
+      order_gradients(out);
+      p_.gradients = p_.parameters.size();
+    }
     split_carried(out);
     for (const Tensor& tensor : out) p_.results.push_back({id_of(tensor)});
     choose_calls();
@@ -147,6 +152,7 @@ class ProgramBuilder {
       const bool fixed = p_.options.keep_weights && !node.op->random() &&
                          std::all_of(in.begin(), in.end(), [&](auto i) { return fixed_[i]; });
       (fixed ? p_.fixed_calls : p_.calls).push_back({&node, nullptr, {}});
+      if (n < forward_nodes_) p_.forward_calls = p_.calls.size();
       for (std::uint32_t o = 0; o < node.output_count; ++o) fixed_[node.first_output + o] = fixed;
       if (node.op->allocates())
         for (const std::uint32_t i : in) p_.takes_tensor[i] = true;
@@ -236,8 +242,7 @@ class ProgramBuilder {
       if (call.node->op->allocates()) continue;
       for (std::uint32_t o = 0; o < call.node->output_count; ++o) {
         const Tensor& spec = p_.spec_of(call.node->first_output + o);
-        blocks.push_back(
-            {static_cast<std::size_t>(spec.numel() * size_of(spec.dtype())), 0, p_.calls.size()});
+        blocks.push_back({bytes_of(spec), 0, p_.calls.size()});
         owners.push_back(call.node->first_output + o);
       }
     }
@@ -249,8 +254,7 @@ class ProgramBuilder {
         if (node.op->allocates()) {
           free_behind(value, std::max(last[value], c), leaves_program[value]);
         } else if (!placed[value]) {
-          blocks.push_back({static_cast<std::size_t>(spec.numel() * size_of(spec.dtype())), c,
-                            std::max(last[value], c)});
+          blocks.push_back({bytes_of(spec), c, std::max(last[value], c)});
           owners.push_back(value);
         }
       }
@@ -294,8 +298,7 @@ class ProgramBuilder {
       if (std::all_of(node.inputs, node.inputs + node.input_count, has_data)) p_.run(call);
     }
     for (auto& call : p_.calls) bind(call);
-    // What is kept for good may be laid out otherwise than what a loop over steps keeps.
-    if (p_.options.keep_weights) p_.refresh_kernels(p_.calls);
+    if (p_.options.keep_weights) p_.refresh_kernels(p_.calls, &Kernel::settle);
     for (const auto& source : p_.parameter_sources) p_.slots[source.value] = {};
   }
 
@@ -320,17 +323,34 @@ class ProgramBuilder {
   Program::Impl& p_ = *impl_;
   Where where_;
   std::vector<Tensor> leaves_, gradients_;
+  std::size_t forward_nodes_ = 0;
   std::vector<bool> fixed_;  // by value: weights and constants decide it
 };
 
+namespace {
+
+Program build(const TraceFunction& f, std::span<const Tensor> examples,
+              const ProgramOptions& options, const Where& where, bool gradient) {
+  if (!f) fail("trace", "the function is empty", where, "Give a lambda or another callable");
+  try {
+    return ProgramBuilder(options, where).build(f, examples, gradient);
+  } catch (const MemoryError& error) {
+    std::string shapes;
+    for (const Tensor& one : examples) shapes += (shapes.empty() ? "" : ", ") + to_string(one);
+    throw MemoryError(error, "trace", shapes, where);
+  }
+}
+
+}  // namespace
+
 Program trace(const TraceFunction& f, std::span<const Tensor> examples,
               const ProgramOptions& options, Where where) {
-  return ProgramBuilder(options, where).build(f, examples, false);
+  return build(f, examples, options, where, false);
 }
 
 Program trace_gradient(const TraceFunction& f, std::span<const Tensor> examples,
                        const ProgramOptions& options, Where where) {
-  return ProgramBuilder(options, where).build(f, examples, true);
+  return build(f, examples, options, where, true);
 }
 
 }  // namespace unroll

@@ -17,6 +17,7 @@ struct Program::Impl {
     const Kernel* kernel;
     std::vector<std::uint32_t> frees;  // values nobody reads behind it
   };
+  static constexpr std::uint64_t unknown_version = ~0ull;
   struct Source {  // an input or parameter
     std::uint32_t value = none;
     std::uint64_t version = 0;  // of the parameter when its weights were laid out
@@ -44,9 +45,11 @@ struct Program::Impl {
   std::vector<Source> inputs, parameter_sources;
   std::vector<Parameter> parameters;
   std::vector<Result> results;
+  std::size_t gradients = 0;  // how many of the last results are gradients
   std::vector<Carried> carried;
   std::vector<Call> fixed_calls;  // of what weights alone decide, run where these have changed
   std::vector<Call> calls;
+  std::size_t forward_calls = 0;  // of these; the others are the walk back
   std::size_t planned = 0;
   Tensor memory;
   std::vector<Tensor> slots;       // by value
@@ -68,10 +71,19 @@ struct Program::Impl {
   }
   void set_inputs(std::span<const Tensor> given);
   void set_parameters();
-  void refresh_kernels(std::span<const Call> some);
+  void refresh_kernels(std::span<const Call> some,
+                       void (Kernel::*how)(const std::byte* const*) const = &Kernel::refresh);
   void set_outputs();
+  void make_writable(std::size_t output);
+  // Where memory ends, the error names the call.
+  void run(std::span<const Call> some);
   void run(const Call& call);
+  void run_all();
   void take_outputs();
+  // Lets go of what a run was given and of what its ops allocated.
+  void clear_slots();
+  // Behind a run that failed: nothing that it laid out is relied on.
+  void forget();
 };
 
 }  // namespace unroll

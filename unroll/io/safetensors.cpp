@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <unroll/graph/bytes.h>
 #include <unroll/io/atomic_file.h>
 #include <unroll/io/fail_data.h>
 #include <unroll/io/safetensors.h>
@@ -244,9 +245,6 @@ void write_all(const std::map<std::string, Tensor>& tensors, const Metadata& met
     return size_of(a->second.dtype()) > size_of(b->second.dtype());
   });
 
-  const auto bytes_of = [](const Tensor& tensor) {
-    return static_cast<std::size_t>(tensor.numel() * size_of(tensor.dtype()));
-  };
   json header = json::object();
   if (!metadata.empty()) header["__metadata__"] = metadata;
   std::size_t place = 0;

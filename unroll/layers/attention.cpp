@@ -2,6 +2,7 @@
 #include <unroll/graph/tape.h>
 #include <unroll/layers/attention.h>
 #include <unroll/layers/positions.h>
+#include <unroll/layers/step_form.h>
 #include <unroll/ops/attention.h>
 #include <unroll/ops/attention_step.h>
 #include <unroll/ops/index.h>
@@ -151,9 +152,7 @@ MultiHeadAttentionOutput MultiHeadAttention::operator()(const Tensor& input,
 
 Output MultiHeadAttention::step(const Tensor& x, const State& cache, const StreamPlace& place,
                                 Where where) const {
-  if (training() && options_.dropout > 0)
-    fail("MultiHeadAttention", "a stream draws no random numbers", where,
-         "Put the model into eval()");
+  if (training() && options_.dropout > 0) fail_stream_draws("MultiHeadAttention", where);
   if (options_.rotary != place.angles.defined() || cache.size() != 1)
     fail("MultiHeadAttention",
          fmt::format("a step with {} caches, {} angles", cache.size(),

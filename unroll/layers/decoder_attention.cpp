@@ -53,27 +53,6 @@ AttentionScore attention_score(const std::string& name) {
   fail("attention", fmt::format("no score is named '{}'", name), "Known: " + known);
 }
 
-Tensor length_mask(const Tensor& lengths, std::int64_t steps, DType dtype, Where where) {
-  if (lengths.rank() != 1 || lengths.dtype() != DType::i64)
-    throw ShapeError(error_message(
-        "length_mask", fmt::format("lengths are {}, expected i64 [B]", to_string(lengths)), &where,
-        ""));
-  const std::int64_t batch = lengths.size(0);
-  const std::span<const std::int64_t> values = lengths.data<std::int64_t>();
-  Tensor mask = Tensor::zeros({batch, 1, steps}, dtype);
-  with_float("length_mask", dtype, [&](auto zero) {
-    using T = decltype(zero);
-    for (std::int64_t b = 0; b < batch; ++b) {
-      const std::int64_t length = values[static_cast<std::size_t>(b)];
-      if (length < 1 || length > steps)
-        fail("length_mask",
-             fmt::format("length {} of sequence {} is not in 1..{}", length, b, steps), where);
-      std::fill_n(mask.mutable_ptr<T>() + b * steps, length, T(1));
-    }
-  });
-  return mask;
-}
-
 DecoderAttention::DecoderAttention(const DecoderAttentionOptions& options, GeneratorRef generator)
     : options_(checked(options)),
       query_({.in_features = options_.query_size,

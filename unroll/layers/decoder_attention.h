@@ -18,11 +18,6 @@ const char* to_string(AttentionScore score);
 /// Throws Error for an unknown name, listing the known ones.
 AttentionScore attention_score(const std::string& name);
 
-/// 1 for the steps before a sequence's end, 0 behind it: [B, 1, steps], for lengths [B] i64.
-/// Throws ShapeError for lengths of another shape, Error for one that is not in 1..steps.
-Tensor length_mask(const Tensor& lengths, std::int64_t steps, DType dtype = DType::f32,
-                   Where where = Where::current());
-
 struct DecoderAttentionOptions {
   std::int64_t query_size = 0;
   std::int64_t memory_size = 0;
@@ -46,7 +41,8 @@ class DecoderAttention : public Module {
   /// or the memory itself (dot).
   Tensor keys(const Tensor& memory, Where where = Where::current()) const;
   /// query [B, query_size], keys as above, memory [B, S, memory_size], mask [B, 1, S] (undefined:
-  /// all is seen) -> the mean of the memory, weighted by the softmax of the scores.
+  /// all is seen; of lengths see length_mask()) -> the mean of the memory, weighted by the softmax
+  /// of the scores; 0 where a row sees nothing.
   Attended operator()(const Tensor& query, const Tensor& keys, const Tensor& memory,
                       const Tensor& mask = {}, Where where = Where::current()) const;
   std::string describe() const override;

@@ -151,7 +151,7 @@ StepForm RecurrentLayer::step_form() const {
          "Stream a layer in one direction");
   const auto check_training = [this] {
     if ((common_.dropout > 0 && dropout_->training()) || (regularizer_ && regularizer_->training()))
-      fail(common_.name, "a stream draws no random numbers", "Put the model into eval()");
+      fail_stream_draws(common_.name);
   };
   check_training();
   const auto step = [this, check_training](const Tensor& x, const Tensor&, const State& state) {

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <string_view>
 
 namespace unroll {
 
@@ -26,5 +27,11 @@ struct StepForm {
   std::function<State(std::int64_t batch)> initial_state;
   std::int64_t longest = 0;  ///< steps that a stream may have; 0: any number
 };
+
+/// Refuses, in the name of a layer, to stream one that draws random numbers: it is in training.
+[[noreturn]] inline void fail_stream_draws(std::string_view name, const Where& where = Where()) {
+  fail(name, "drops values at random, and a stream draws no random numbers", where,
+       "Put the model into eval() before");
+}
 
 }  // namespace unroll

@@ -6,6 +6,7 @@
 #include <unroll/ops/attention_plain.h>
 #include <unroll/ops/check.h>
 #include <unroll/ops/index.h>
+#include <unroll/ops/lengths.h>
 #include <unroll/ops/pointwise.h>
 #include <unroll/ops/samples.h>
 
@@ -79,7 +80,7 @@ struct Layout {
     if (v != k || q[0] != k[0] || q[3] != k[3]) misfit(hint);
     if (k[1] == 0 || q[1] % k[1] != 0)
       misfit("The number of key-value heads divides that of heads");
-    if (has_lengths) check_lengths(in[tensors], q[0], k[2], where);
+    if (has_lengths) check_lengths(name, in[tensors], k[2], q[0], where);
     if (has_mask) {
       const Shape &mask = in[inputs() - 1].shape(), full{q[0], q[1], q[2], k[2]};
       bool fits = mask.rank() <= 4;
@@ -89,21 +90,6 @@ struct Layout {
             name, fmt::format("mask {} does not broadcast to {}", to_string(mask), to_string(full)),
             where, "It is [B, heads, T_q, T_k]");
     }
-  }
-
-  static void check_lengths(const Tensor& lengths, std::int64_t batch, std::int64_t keys,
-                            const Where& where) {
-    if (lengths.rank() != 1 || lengths.size(0) != batch)
-      fail_shape_at("attention",
-                    fmt::format("lengths {} for a batch of {}", to_string(lengths.shape()), batch),
-                    where);
-    if (lengths.is_abstract()) return;
-    const auto values = lengths.data<std::int64_t>();
-    for (std::size_t b = 0; b < values.size(); ++b)
-      if (values[b] < 0 || values[b] > keys)
-        fail_shape_at("attention",
-                      fmt::format("length {} of row {} is not within 0 to {}", values[b], b, keys),
-                      where);
   }
 
   detail::AttentionRules rules(Args in) const {
@@ -221,7 +207,7 @@ struct Attention : OpRecord<Attention> {
       const detail::AttentionRules rules = layout.rules(in);
       // Those of a replay were not there when its call was checked.
       if (layout.has_lengths)
-        Layout::check_lengths(in[layout.tensors], rules.batch, rules.keys, Where());
+        check_lengths(name(), in[layout.tensors], rules.keys, rules.batch, Where());
       detail::attend(rules, layout.operands<T>(in),
                      layout.strides<T>(out[0].mutable_ptr<T>(), out[0].shape(), 0, rules.size),
                      out[1].mutable_ptr<T>());
@@ -319,12 +305,7 @@ AttentionOutput run(std::array<Columns, 3> columns, std::int64_t heads,
   }
   std::size_t count = layout.tensors;
   AttentionOptions given = options;
-  if (given.lengths.defined()) {
-    if (given.lengths.dtype() != DType::i64 && given.lengths.dtype() != DType::i32)
-      fail("attention", fmt::format("lengths {}", to_string(given.lengths)), where,
-           "They are i64 or i32");
-    given.lengths = given.lengths.to(DType::i64);
-  }
+  if (given.lengths.dtype() == DType::i32) given.lengths = given.lengths.to(DType::i64);
   if (given.mask.defined()) given.mask = given.mask.to(columns[0].tensor.dtype());
   if ((layout.has_lengths = given.lengths.defined())) args[count++] = &given.lengths;
   if ((layout.has_mask = given.mask.defined())) args[count++] = &given.mask;

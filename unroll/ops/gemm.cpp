@@ -176,10 +176,10 @@ PackedGemm<T>::PackedGemm(const Gemm& g, const T* b) : whole_(g) {
 template <class T>
 void PackedGemm<T>::pack(const T* b) {
   b_ = b;
+  if (form_ == Form::row && !panels_.defined()) return;
   if (form_ != Form::backend) {
-    const std::int64_t size =
-        form_ == Form::row ? detail::row_panel_size<T>(whole_) : detail::small_panel_size(whole_);
-    if (!panels_.defined()) panels_ = Tensor::empty({size}, dtype_of<T>());
+    if (!panels_.defined())
+      panels_ = Tensor::empty({detail::small_panel_size(whole_)}, dtype_of<T>());
     if (panels_.is_abstract()) return;
     if (form_ == Form::row) return detail::pack_row(whole_, b, panels_.mutable_ptr<T>());
     if constexpr (std::is_same_v<T, float>)
@@ -202,6 +202,13 @@ void PackedGemm<T>::pack(const T* b) {
     }
   }
 #endif
+}
+
+template <class T>
+void PackedGemm<T>::settle(const T* b) {
+  if (form_ == Form::row && !panels_.defined())
+    panels_ = Tensor::empty({detail::row_panel_size<T>(whole_)}, dtype_of<T>());
+  pack(b);
 }
 
 template <class T>

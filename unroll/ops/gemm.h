@@ -35,8 +35,8 @@ std::size_t gemm_workspace(const Gemm& g, DType dtype);
 
 /// Products that share one right operand, which is laid out for the backend once: pays from the
 /// second product on. One row (m = 1) reads each element once, so that laying out costs as much as
-/// several products: there pack() alone does it, for operands that are kept for good. Set up for as
-/// many threads() as there are when it is made.
+/// several products: there settle() alone does it. Set up for as many threads() as there are when
+/// it is made.
 template <class T>
 class PackedGemm {
  public:
@@ -44,6 +44,8 @@ class PackedGemm {
   PackedGemm(const Gemm& g, const T* b);
   /// Lays out another right operand of the same shape.
   void pack(const T* b);
+  /// The same for one that is kept for good, or others like it in its place.
+  void settle(const T* b);
   void run(const T* a, const T* bias, T* c) const;
 
  private:

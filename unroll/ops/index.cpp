@@ -1,4 +1,5 @@
 #include <fmt/format.h>
+#include <unroll/graph/bytes.h>
 #include <unroll/graph/tape.h>
 #include <unroll/ops/arithmetic.h>
 #include <unroll/ops/check.h>
@@ -25,8 +26,7 @@ struct Place : OpRecord<Place> {
     out[0] = {in[0].shape().with(axis, size), in[0].dtype()};
   }
   void forward(Args in, std::span<Tensor> out) const override {
-    std::memset(out[0].bytes(), 0,
-                static_cast<std::size_t>(out[0].numel() * size_of(out[0].dtype())));
+    std::memset(out[0].bytes(), 0, bytes_of(out[0]));
     copy_part(in[0].shape(), axis, out[0], begin, step, in[0], 0, 1);
   }
   Keep keep() const override { return {.inputs = 0}; }

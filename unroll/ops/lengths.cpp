@@ -8,17 +8,26 @@
 #include <algorithm>
 
 namespace unroll {
-namespace {
 
-void check_lengths(const char* op, const Tensor& lengths, std::int64_t steps, const Where& where) {
+void check_lengths(const char* op, const Tensor& lengths, std::int64_t steps, std::int64_t batch,
+                   const Where& where) {
+  if (lengths.rank() != 1 || lengths.size(0) != batch)
+    fail_shape_at(op, fmt::format("lengths {} for a batch of {}", to_string(lengths), batch), where,
+                  "Give one length for every row of the batch");
+  if (lengths.dtype() != DType::i64 && lengths.dtype() != DType::i32)
+    fail(op, fmt::format("lengths {}", to_string(lengths)), where, "They are i64 or i32");
+  if (lengths.is_abstract()) return;
   with_index(op, lengths.dtype(), [&](auto zero) {
     const auto values = lengths.data<decltype(zero)>();
     for (std::size_t b = 0; b < values.size(); ++b)
       if (values[b] < 0 || values[b] > steps)
-        fail(op, fmt::format("length {} of row {} is not within 0 to {}", values[b], b, steps),
-             where);
+        fail_shape_at(op,
+                      fmt::format("length {} of row {} is not within 0 to {}", values[b], b, steps),
+                      where);
   });
 }
+
+namespace {
 
 // An op, so that a program makes the mask anew from each batch's lengths.
 struct LengthMask : OpRecord<LengthMask> {
@@ -32,8 +41,8 @@ struct LengthMask : OpRecord<LengthMask> {
     out[0] = {{steps, in[0].size(0), 1}, dtype};
   }
   void forward(Args in, std::span<Tensor> out) const override {
-    check_lengths(name(), in[0], steps, Where());
     const std::int64_t batch = in[0].size(0);
+    check_lengths(name(), in[0], steps, batch, Where());
     with_index(name(), in[0].dtype(), [&](auto index) {
       with_float(name(), dtype, [&](auto zero) {
         using T = decltype(zero);
@@ -73,13 +82,8 @@ struct LastSteps : OpRecord<LastSteps> {
 
 Tensor length_mask(const char* op, const Tensor& lengths, std::int64_t steps, std::int64_t batch,
                    DType dtype, const Where& where) {
-  if (lengths.rank() != 1 || lengths.size(0) != batch)
-    fail(op, fmt::format("lengths {} for a batch of {}", to_string(lengths), batch), where,
-         "Give one length for every row of the batch");
-  if (lengths.dtype() != DType::i64 && lengths.dtype() != DType::i32)
-    fail(op, fmt::format("lengths {}", to_string(lengths)), where, "They are i64 or i32");
   // Here, where the caller is known; a replay has the op's own check.
-  if (!lengths.is_abstract()) check_lengths(op, lengths, steps, where);
+  check_lengths(op, lengths, steps, batch, where);
   return apply(LengthMask(steps, dtype), {&lengths}, where);
 }
 

@@ -8,8 +8,12 @@ namespace unroll {
 
 // What a padded batch's lengths [B] (i64 or i32) say, for ops and layers that take them.
 
-/// [steps, B, 1]: 1 while a row's sequence lasts, 0 behind its end. Throws Error naming `op` where
-/// there is not one length for each of the `batch` rows, or one is not within 0 to steps.
+/// Throws Error naming `op` where there is not one length, i64 or i32, for each of the `batch`
+/// rows, or one is not within 0 to steps. Of abstract lengths only the shape is looked at.
+void check_lengths(const char* op, const Tensor& lengths, std::int64_t steps, std::int64_t batch,
+                   const Where& where);
+
+/// [steps, B, 1]: 1 while a row's sequence lasts, 0 behind its end. Throws as check_lengths().
 Tensor length_mask(const char* op, const Tensor& lengths, std::int64_t steps, std::int64_t batch,
                    DType dtype, const Where& where);
 

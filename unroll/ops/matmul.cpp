@@ -36,6 +36,9 @@ class MatmulKernel : public Kernel {
   void refresh(const std::byte* const* in) const override {
     if (packed_) packed_->pack(reinterpret_cast<const T*>(in[1]));
   }
+  void settle(const std::byte* const* in) const override {
+    if (packed_) packed_->settle(reinterpret_cast<const T*>(in[1]));
+  }
 
  private:
   Gemm gemm_;

@@ -11,12 +11,38 @@
 namespace unroll {
 namespace {
 
+using detail::ScanBackward;
+using detail::ScanForward;
 using detail::ScanGroup;
 using detail::ScanPlan;
+using detail::ScanRuns;
+
+// What a traced record keeps from run to run of its program; nothing for a recorded one, which runs
+// once.
+template <class Run>
+std::shared_ptr<ScanRuns<Run>> runs_to_keep() {
+  if (Tape::current() == nullptr || !Tape::current()->traces()) return nullptr;
+  return std::make_shared<ScanRuns<Run>>(true);
+}
+
+template <class Run, class F>
+void with_runs(const std::shared_ptr<ScanRuns<Run>>& kept, const F& f) {
+  if (kept == nullptr || detail::dry) {
+    ScanRuns<Run> once(false);
+    return f(once);
+  }
+  try {
+    f(*kept);
+  } catch (...) {
+    kept->clear();
+    throw;
+  }
+}
 
 struct ScanBackwardOp : OpRecord<ScanBackwardOp> {
   std::shared_ptr<const ScanGroup> group;
   bool overwrite;
+  std::shared_ptr<ScanRuns<ScanBackward>> runs = runs_to_keep<ScanBackward>();
   ScanBackwardOp(std::shared_ptr<const ScanGroup> g, bool o) : group(std::move(g)), overwrite(o) {}
 
   const char* name() const override { return "scan_backward"; }
@@ -31,19 +57,22 @@ struct ScanBackwardOp : OpRecord<ScanBackwardOp> {
       if (i != 1 || !group->masked()) out[next++] = in[i].spec();
   }
   void forward(Args in, std::span<Tensor> out) const override {
-    group->run_back(in, out, overwrite);
+    with_runs(runs, [&](auto& all) { group->run_back(in, out, overwrite, all); });
   }
 };
 
 struct ScanOp : OpRecord<ScanOp> {
   std::shared_ptr<const ScanGroup> group;
+  std::shared_ptr<ScanRuns<ScanForward>> runs = runs_to_keep<ScanForward>();
   explicit ScanOp(std::shared_ptr<const ScanGroup> g) : group(std::move(g)) {}
 
   const char* name() const override { return "scan"; }
   int outputs() const override { return static_cast<int>(group->result_count()); }
   bool allocates() const override { return true; }
   void infer(Args in, std::span<Spec> out) const override { group->infer(in, out); }
-  void forward(Args in, std::span<Tensor> out) const override { group->run(in, out); }
+  void forward(Args in, std::span<Tensor> out) const override {
+    with_runs(runs, [&](auto& all) { group->run(in, out, all); });
+  }
   Keep keep() const override {
     std::uint32_t outputs = 0;  // those behind the 32nd are kept anyway
     for (std::size_t result : group->kept_results())
@@ -93,6 +122,14 @@ Output unrolled(const Cell& cell, const Tensor& xs, const State& initial, const 
     state = std::move(step.state);
   }
   return {stack(outputs, 0), state};
+}
+
+void check(const Cell& cell, const State& state, const Where& where) {
+  if (!cell) fail("scan", "the cell is an empty function", where, "Give a lambda or a cell");
+  for (std::size_t k = 0; k < state.size(); ++k)
+    if (!state[k].defined())
+      fail("scan", fmt::format("tensor {} of the initial state is undefined", k), where,
+           "Give zeros of the state's shape, such as the cell's initial_state()");
 }
 
 void check(const Tensor& xs, const ScanOptions& options, const Where& where) {
@@ -155,6 +192,7 @@ std::vector<Output> scan_together(ScanGroup::Kind kind, std::span<const ScanMemb
                                   const Where& where) {
   check(xs, options, where);
   if (members.empty()) return {};
+  for (const ScanMember& member : members) check(member.cell, member.state, where);
   for (const ScanMember& member : members)
     if (kind == ScanGroup::Kind::stack && member.reverse != members[0].reverse)
       fail("scan_stack", "its members run in different directions", where,
@@ -197,6 +235,7 @@ std::vector<Output> scan_together(ScanGroup::Kind kind, std::span<const ScanMemb
 Output scan(const Cell& cell, const Tensor& xs, const State& state, const ScanOptions& options,
             Where where) {
   check(xs, options, where);
+  check(cell, state, where);
   const bool checkpoints = options.checkpoint_every > 0 && options.checkpoint_every < xs.size(0);
   if (options.unrolled || checkpoints) {
     const Tensor mask = mask_of(options, xs, where);

@@ -39,7 +39,8 @@ struct ScanOptions {
 /// state. The cell is traced once. What does not depend on the state is taken out of the loop
 /// forward, what the state's gradient does not depend on is taken out of it backward: the input
 /// product and every weight gradient become one product over all steps. Throws Error where the
-/// cell reads data while it is traced, or changes the shape of its state.
+/// cell is empty, reads data while it is traced, or changes the shape of its state, and where a
+/// tensor of the initial state is undefined.
 Output scan(const Cell& cell, const Tensor& xs, const State& state, const ScanOptions& options = {},
             Where where = Where::current());
 

@@ -8,26 +8,58 @@
 namespace unroll::detail {
 
 ScanBackward::ScanBackward(const ScanPlan& plan, Args in, std::int64_t chunk, bool overwrite)
-    : ScanRun(plan, in, plan.reverse_, chunk), sums_(plan.captures()), ours_(now_.size(), 0) {
+    : ScanRun(plan, in, plan.reverse_, chunk),
+      sums_(plan.captures()),
+      stacked_(now_.size(), 0),
+      ours_(now_.size(), 0) {
   take_forward_values(overwrite);
   const std::size_t first = plan_.forward_nodes_, last = tape_.size();
   run_once(0, last);
   const Flags whole = whole_values();
-  Flags kept(now_.size(), 0);
-  make_loop_stacks(kept, whole);
+  make_loop_stacks(stacked_, whole);
   make_stacks(Place::before, first, last, whole);
   make_stacks(Place::after, first, last, whole);
-  const std::size_t gradients = in_.size() - plan_.states();
   for (std::size_t k = 0; k < plan_.states(); ++k) {
     const std::uint32_t seed = plan_.state_seeds_[k];
-    carry(seed, plan_.state_grads_[k], in_[gradients + k], kept[seed] != 0);
-    if (kept[seed] != 0) stack_[seed] = track_before(tracks_.back());
+    carry(seed, plan_.state_grads_[k], state_gradient(k), stacked_[seed] != 0);
+    if (stacked_[seed] != 0) stack_[seed] = track_before(tracks_.back());
   }
-  for (std::size_t c : captures_summed_in_loop()) {
+  summed_in_loop_ = captures_summed_in_loop();
+  make_sums();
+  bind(first, last, sums_);
+  find_input_gradient();
+  begin(false);
+}
+
+void ScanBackward::restart(Args in) {
+  take(in);
+  take_forward_values(false);
+  run_once(0, tape_.size());
+  make_stacks_again();
+  for (std::size_t k = 0; k < plan_.states(); ++k) {
+    lay(tracks_[k], state_gradient(k));
+    const std::uint32_t seed = plan_.state_seeds_[k];
+    if (stacked_[seed] != 0) stack_[seed] = track_before(tracks_[k]);
+  }
+  make_sums();
+  find_input_gradient();
+  begin(true);
+}
+
+void ScanBackward::release() {
+  ScanRun::release();
+  for (Tensor& one : sums_) one = Tensor();
+  input_gradient_ = Tensor();
+}
+
+void ScanBackward::make_sums() {
+  for (std::size_t c : summed_in_loop_) {
     const Tensor& spec = plan_.tensor_of(plan_.capture_grads_[c]);
     sums_[c] = Tensor::zeros(spec.shape(), spec.dtype());
   }
-  bind(first, last, sums_);
+}
+
+void ScanBackward::find_input_gradient() {
   if (const std::uint32_t x = plan_.x_grad_; x != none)
     input_gradient_ =
         stack_[x].defined() ? stack_[x] : expand(now_[x], in_[0].shape());  // every step's
@@ -95,6 +127,7 @@ void ScanBackward::make_loop_stacks(Flags& kept, const Flags& whole) {
     if (!in_loop(value)) return;
     if (const std::uint32_t over = overwritten_by(value, readers); over != none) {
       stack_[value] = stack_[over];
+      made_.push_back({value, over});
     } else {
       make_stack(value, whole[value] != 0);
     }

@@ -1,4 +1,5 @@
 #include <unroll/graph/accumulate.h>
+#include <unroll/graph/bytes.h>
 #include <unroll/ops/scan_checkpoint.h>
 #include <unroll/ops/scan_run.h>
 
@@ -32,8 +33,7 @@ struct Segments {
 
 void copy_into(Tensor to, const Tensor& from) {
   if (to.is_abstract()) return;
-  std::memcpy(to.bytes(), from.bytes(),
-              static_cast<std::size_t>(from.numel() * size_of(from.dtype())));
+  std::memcpy(to.bytes(), from.bytes(), bytes_of(from));
 }
 
 struct CheckpointedBackwardOp : OpRecord<CheckpointedBackwardOp> {

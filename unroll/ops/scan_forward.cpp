@@ -30,6 +30,21 @@ ScanForward::ScanForward(const ScanPlan& plan, Args in, std::int64_t chunk, bool
     }
   make_output(whole);
   bind(0, end, {});
+  begin(false);
+}
+
+void ScanForward::restart(Args in) {
+  take(in);
+  run_once(0, plan_.forward_nodes_);
+  for (std::size_t k = 0; k < plan_.states(); ++k) lay(tracks_[k], in_[first_state_ + k]);
+  make_stacks_again();
+  find_output();
+  begin(true);
+}
+
+void ScanForward::release() {
+  ScanRun::release();
+  output_ = Tensor();
 }
 
 // The output's memory, and that of all others which are computed together.
@@ -39,7 +54,11 @@ void ScanForward::make_output(const Flags& whole) {
   if (separate) make_stack(value, true);
   make_stacks(Place::before, 0, plan_.forward_nodes_, whole);
   copied_output_ = separate && !in_loop(value);
-  output_ = output_track_ < 0 ? stack_[value]
+  find_output();
+}
+
+void ScanForward::find_output() {
+  output_ = output_track_ < 0 ? stack_[plan_.output_]
                               : track_after(tracks_[static_cast<std::size_t>(output_track_)]);
 }
 

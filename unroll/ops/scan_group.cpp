@@ -1,7 +1,6 @@
 #include <unroll/graph/accumulate.h>
 #include <unroll/graph/threads.h>
 #include <unroll/ops/scan_group.h>
-#include <unroll/ops/scan_run.h>
 
 #include <algorithm>
 
@@ -101,27 +100,31 @@ ScanGroup::Operands ScanGroup::forward_operands(std::size_t member, Args in,
   return operands;
 }
 
-void ScanGroup::run(Args in, std::span<Tensor> out) const {
+void ScanGroup::run(Args in, std::span<Tensor> out, ScanRuns<ScanForward>& runs) const {
   const auto [side_by_side, chunk] = split(in[0]);
-  Arena arena;
-  CachedVector<ScanForward*> runs;
+  runs.prepare(size(), side_by_side, chunk);
+  CachedVector<ScanForward*> together;
   CachedVector<Operands> operands(size());
   for (std::size_t i = 0; i < size(); ++i) {
     const bool first = kind_ == Kind::parallel || i == 0;
     if (side_by_side) {
       const Alone bound_for_one_thread;
-      operands[i] = forward_operands(i, in, first ? in[0] : runs[i - 1]->output());
-      runs.push_back(arena.emplace<ScanForward>(plan(i), Args(operands[i]), chunk, true));
+      operands[i] = forward_operands(i, in, first ? in[0] : runs[i - 1].output());
+      together.push_back(&runs.begin(i, plan(i), Args(operands[i]), true));
     } else {
       operands[i] = forward_operands(i, in, first ? in[0] : out[results_of(i - 1)]);
-      ScanForward run(plan(i), Args(operands[i]), chunk, true);
+      ScanForward& run = runs.begin(i, plan(i), Args(operands[i]), true);
       for (std::int64_t c = 0; c < run.chunks(); ++c) run.advance();
       run.finish(out.subspan(results_of(i)));
+      runs.end(i);
     }
   }
   if (!side_by_side) return;
-  advance_together(runs, kind_ == Kind::stack ? 1 : 0);
-  for (std::size_t i = 0; i < size(); ++i) runs[i]->finish(out.subspan(results_of(i)));
+  advance_together(together, kind_ == Kind::stack ? 1 : 0);
+  for (std::size_t i = 0; i < size(); ++i) {
+    runs[i].finish(out.subspan(results_of(i)));
+    runs.end(i);
+  }
 }
 
 ScanGroup::Operands ScanGroup::backward_operands(std::size_t member, Args in,
@@ -138,10 +141,11 @@ ScanGroup::Operands ScanGroup::backward_operands(std::size_t member, Args in,
   return operands;
 }
 
-void ScanGroup::run_back(Args in, std::span<Tensor> out, bool overwrite) const {
+void ScanGroup::run_back(Args in, std::span<Tensor> out, bool overwrite,
+                         ScanRuns<ScanBackward>& runs) const {
   const auto [side_by_side, chunk] = split(in[0]);
-  Arena arena;
-  CachedVector<ScanBackward*> runs;  // the last member's first
+  runs.prepare(size(), side_by_side, chunk);
+  CachedVector<ScanBackward*> together;  // the last member's first
   CachedVector<Operands> operands(size());
   CachedVector<CachedVector<Tensor>> results(size());
   CachedVector<Tensor> seeds(size());
@@ -149,25 +153,28 @@ void ScanGroup::run_back(Args in, std::span<Tensor> out, bool overwrite) const {
     results[i].resize(1 + plan(i).states() + plan(i).captures());
     if (!plan(i).differentiates()) continue;
     if (hidden(i)) {
-      seeds[i] = side_by_side ? runs.back()->input_gradient() : results[i + 1][0];
+      seeds[i] = side_by_side ? together.back()->input_gradient() : results[i + 1][0];
       if (!seeds[i].defined())
         seeds[i] = Tensor::zeros(in[input_count() + kept_of(i)].shape(), in[0].dtype());
     }
     operands[i] = backward_operands(i, in, hidden(i) ? &seeds[i] : nullptr);
     if (side_by_side) {
       const Alone bound_for_one_thread;
-      runs.push_back(arena.emplace<ScanBackward>(plan(i), Args(operands[i]), chunk, overwrite));
+      together.push_back(&runs.begin(i, plan(i), Args(operands[i]), overwrite));
     } else {
-      ScanBackward run(plan(i), Args(operands[i]), chunk, overwrite);
+      ScanBackward& run = runs.begin(i, plan(i), Args(operands[i]), overwrite);
       for (std::int64_t c = 0; c < run.chunks(); ++c) run.advance();
       run.finish(results[i]);
+      runs.end(i);
     }
   }
-  if (side_by_side && !runs.empty()) {
-    advance_together(runs, kind_ == Kind::stack ? 1 : 0);
-    std::size_t next = 0;
-    for (std::size_t i = size(); i-- > 0;)
-      if (plan(i).differentiates()) runs[next++]->finish(results[i]);
+  if (!together.empty()) {
+    advance_together(together, kind_ == Kind::stack ? 1 : 0);
+    for (std::size_t i = size(); i-- > 0;) {
+      if (!plan(i).differentiates()) continue;
+      runs[i].finish(results[i]);
+      runs.end(i);
+    }
   }
   std::size_t next = 1;
   for (std::size_t i = 0; i < size(); ++i) {

@@ -1,6 +1,6 @@
 #pragma once
 
-#include <unroll/ops/scan_plan.h>
+#include <unroll/ops/scan_runs.h>
 
 #include <memory>
 #include <vector>
@@ -30,13 +30,13 @@ class ScanGroup {
   /// Those that the way back reads: what a member keeps, and its outputs if they are hidden.
   CachedVector<std::size_t> kept_results() const;
   void infer(Args in, std::span<Spec> out) const;
-  void run(Args in, std::span<Tensor> out) const;
+  void run(Args in, std::span<Tensor> out, ScanRuns<ScanForward>& runs) const;
 
   /// in: the inputs; the kept results; of each member the gradients of output, unless it is hidden,
   /// and last states. out: gradients of xs, and of each member's states and captures; undefined
   /// where nothing depends on one. With `overwrite` gradients may take the memory of kept results
   /// that nobody else refers to.
-  void run_back(Args in, std::span<Tensor> out, bool overwrite) const;
+  void run_back(Args in, std::span<Tensor> out, bool overwrite, ScanRuns<ScanBackward>& runs) const;
 
  private:
   struct Split {

@@ -1,5 +1,6 @@
 #include <unroll/ops/scan_loop.h>
 
+#include <algorithm>
 #include <cstring>
 
 namespace unroll::detail {
@@ -17,22 +18,22 @@ void add_to(Tensor& sum, const std::byte* part) {
 }  // namespace
 
 std::size_t ScanLoop::place(const Cursor& cursor) {
-  if (cursor.alternates) alternating_.push_back(places_.size());
-  if (cursor.restarts) restarts_.push_back({places_.size(), cursor.at});
-  places_.push_back(cursor.at);
-  steps_.push_back(cursor.step);
-  return places_.size() - 1;
+  if (cursor.alternates) alternating_.push_back(cursors_.size());
+  if (cursor.restarts) restarts_.push_back({cursors_.size(), nullptr});
+  cursors_.push_back(cursor);
+  return cursors_.size() - 1;
 }
 
 std::size_t ScanLoop::place(std::span<const Cursor> cursors) {
-  const std::size_t first = places_.size();
+  const std::size_t first = cursors_.size();
   for (const Cursor& cursor : cursors) place(cursor);
   return first;
 }
 
 void ScanLoop::call(const Op& op, Args in, std::span<const bool> fixed,
                     std::span<const Cursor> inputs, std::span<const Cursor> outputs) {
-  calls_.push_back({op.bind(in, fixed, arena_), place(inputs), place(outputs)});
+  const bool any = std::find(fixed.begin(), fixed.end(), true) != fixed.end();
+  calls_.push_back({op.bind(in, fixed, arena_), place(inputs), place(outputs), any});
 }
 
 void ScanLoop::copy(const Cursor& from, const Cursor& to, std::size_t bytes) {
@@ -40,6 +41,20 @@ void ScanLoop::copy(const Cursor& from, const Cursor& to, std::size_t bytes) {
 }
 
 void ScanLoop::add(const Cursor& part, Tensor& sum) { sums_.push_back({place(part), &sum}); }
+
+void ScanLoop::begin(std::span<std::byte* const> bases, bool refreshed) {
+  begun_ = false;
+  places_.resize(cursors_.size());
+  steps_.resize(cursors_.size());
+  for (std::size_t i = 0; i < cursors_.size(); ++i) {
+    places_[i] = bases[cursors_[i].base] + cursors_[i].at;
+    steps_[i] = cursors_[i].step;
+  }
+  for (Restart& restart : restarts_) restart.at = places_[restart.place];
+  if (!refreshed) return;
+  for (const Call& call : calls_)
+    if (call.any_fixed) call.kernel->refresh(places_.data() + call.inputs);
+}
 
 // Ahead of every step but the first: beyond the last there is no place.
 void ScanLoop::move() {

@@ -1,3 +1,4 @@
+#include <unroll/graph/bytes.h>
 #include <unroll/ops/scan_run.h>
 
 #include <algorithm>
@@ -6,12 +7,8 @@
 namespace unroll::detail {
 namespace {
 
-std::size_t byte_count(const Tensor& tensor) {
-  return static_cast<std::size_t>(tensor.numel() * size_of(tensor.dtype()));
-}
-
 std::ptrdiff_t row_bytes(const Tensor& rows) {
-  return static_cast<std::ptrdiff_t>(byte_count(rows)) / std::max<std::int64_t>(rows.size(0), 1);
+  return static_cast<std::ptrdiff_t>(bytes_of(rows)) / std::max<std::int64_t>(rows.size(0), 1);
 }
 
 // [T, B, ...] as the rows [T * B, ...] of all steps.
@@ -45,16 +42,42 @@ ScanRun::ScanRun(const ScanPlan& plan, Args in, bool ascending, std::int64_t chu
       ascending_(ascending),
       now_(tape_.value_count()),
       stack_(tape_.value_count()),
-      window_(tape_.value_count(), 0) {
+      of_chunk_(tape_.value_count(), 0) {
+  take(in);
+}
+
+void ScanRun::take(Args in) {
+  in_ = in;
+  done_ = 0;
   std::size_t next = 0;
-  stack_[plan.x_] = in[next++];
-  if (plan.masked_) stack_[plan.mask_] = in[next++];
+  stack_[plan_.x_] = in[next++];
+  if (plan_.masked_) stack_[plan_.mask_] = in[next++];
   first_state_ = next;
-  next += plan.states();
-  for (std::uint32_t value : plan.capture_values_) now_[value] = in[next++];
+  next += plan_.states();
+  for (std::uint32_t value : plan_.capture_values_) now_[value] = in[next++];
   after_inputs_ = next;
   for (std::uint32_t value = 0; value < now_.size(); ++value)
     if (plan_.is_constant(value)) now_[value] = plan_.tensor_of(value);
+}
+
+void ScanRun::release() {
+  CachedVector<Tensor> kept(now_.size());
+  for (std::uint32_t value : temporaries_) kept[value] = std::move(now_[value]);
+  now_ = std::move(kept);
+  for (Tensor& one : stack_) one = Tensor();
+  for (Track& track : tracks_) track.rows = Tensor();
+  in_ = Args();
+}
+
+void ScanRun::begin(bool again) {
+  if (dry) return;
+  bases_.clear();
+  for (Tensor& one : stack_) bases_.push_back(one.bytes());
+  for (Tensor& one : now_) bases_.push_back(one.bytes());
+  for (Track& track : tracks_) bases_.push_back(track.rows.bytes());
+  for (Tensor& one : zeros_) bases_.push_back(one.bytes());
+  for (ScanLoop* calls : {&ahead_.full, &ahead_.rest, &loop_, &behind_.full, &behind_.rest})
+    calls->begin(bases_, again);
 }
 
 bool ScanRun::in_loop(std::uint32_t value) const {
@@ -100,11 +123,15 @@ void ScanRun::carry(std::uint32_t in, std::uint32_t out, const Tensor& initial, 
   const bool direct =
       in_loop(out) && !stack_[out].defined() &&
       std::none_of(tracks_.begin(), tracks_.end(), [out](const Track& t) { return t.out == out; });
-  tracks_.push_back(
-      {in, out, whole, direct,
-       Tensor::empty(initial.shape().inserted(0, whole ? steps_ + 1 : 2), initial.dtype())});
-  Tensor first = carried_row(tracks_.back());
-  if (!first.is_abstract()) std::memcpy(first.bytes(), initial.bytes(), byte_count(initial));
+  tracks_.push_back({in, out, whole, direct, Tensor()});
+  lay(tracks_.back(), initial);
+}
+
+void ScanRun::lay(Track& track, const Tensor& initial) const {
+  track.rows =
+      Tensor::empty(initial.shape().inserted(0, track.whole ? steps_ + 1 : 2), initial.dtype());
+  Tensor first = carried_row(track);
+  if (!first.is_abstract()) std::memcpy(first.bytes(), initial.bytes(), bytes_of(initial));
 }
 
 Tensor ScanRun::track_before(const Track& track) const {
@@ -122,10 +149,20 @@ Tensor ScanRun::carried_row(const Track& track) const {
 // --- Memory of the others.
 
 void ScanRun::make_stack(std::uint32_t value, bool whole) {
+  of_chunk_[value] = whole || chunk_ == steps_ ? 0 : 1;
+  stack_[value] = empty_stack(value);
+  made_.push_back({value, none});
+}
+
+Tensor ScanRun::empty_stack(std::uint32_t value) const {
   const Tensor& spec = plan_.tensor_of(value);
-  whole = whole || chunk_ == steps_;
-  stack_[value] = Tensor::empty(spec.shape().inserted(0, whole ? steps_ : chunk_), spec.dtype());
-  window_[value] = whole ? 0 : 1;
+  return Tensor::empty(spec.shape().inserted(0, of_chunk_[value] != 0 ? chunk_ : steps_),
+                       spec.dtype());
+}
+
+void ScanRun::make_stacks_again() {
+  for (const Made& one : made_)
+    stack_[one.value] = one.over == none ? empty_stack(one.value) : stack_[one.over];
 }
 
 void ScanRun::make_stacks(Place place, std::size_t begin, std::size_t end, const Flags& whole) {
@@ -137,7 +174,8 @@ void ScanRun::make_stacks(Place place, std::size_t begin, std::size_t end, const
       const std::uint32_t value = node.first_output + o;
       if (results[value] != none) {
         stack_[value] = stack_[results[value]];
-        window_[value] = window_[results[value]];
+        of_chunk_[value] = of_chunk_[results[value]];
+        made_.push_back({value, results[value]});
       } else {
         make_stack(value, whole[value] != 0);
       }
@@ -194,11 +232,11 @@ Cursor ScanRun::rows_cursor(std::uint32_t value, std::int64_t count) const {
   const Tensor& rows = stack_[value];
   if (rows.is_abstract()) return {};
   const std::ptrdiff_t row = row_bytes(rows), full = steps_ / chunk_ * chunk_;
-  std::byte* const data = const_cast<std::byte*>(rows.bytes());
+  const std::size_t base = base_of_stack(value);
   const bool rest = count < chunk_;
-  if (window_[value] != 0) return {data + (ascending_ ? 0 : (chunk_ - count) * row), 0};
-  if (ascending_) return {data + (rest ? full * row : 0), chunk_ * row};
-  return {data + (rest ? 0 : (steps_ - chunk_) * row), -chunk_ * row};
+  if (of_chunk_[value] != 0) return {base, ascending_ ? 0 : (chunk_ - count) * row};
+  if (ascending_) return {base, rest ? full * row : 0, chunk_ * row};
+  return {base, rest ? 0 : (steps_ - chunk_) * row, -chunk_ * row};
 }
 
 // Step by step over a stack.
@@ -206,19 +244,19 @@ Cursor ScanRun::over(std::uint32_t value) const {
   const Tensor& rows = stack_[value];
   if (rows.is_abstract()) return {};
   const std::ptrdiff_t row = row_bytes(rows);
-  std::byte* const data = const_cast<std::byte*>(rows.bytes());
-  const bool restarts = window_[value] != 0;
-  if (ascending_) return {data, row, false, restarts};
-  return {data + (rows.size(0) - 1) * row, -row, false, restarts};
+  const std::size_t base = base_of_stack(value);
+  const bool restarts = of_chunk_[value] != 0;
+  if (ascending_) return {base, 0, row, false, restarts};
+  return {base, (rows.size(0) - 1) * row, -row, false, restarts};
 }
 
 Cursor ScanRun::carried_cursor(const Track& track, bool before) const {
   if (track.rows.is_abstract()) return {};
   const std::ptrdiff_t row = row_bytes(track.rows);
-  std::byte* const data = const_cast<std::byte*>(track.rows.bytes());
-  if (!track.whole) return before ? Cursor{data, row, true} : Cursor{data + row, -row, true};
-  if (ascending_) return {data + (before ? 0 : row), row};
-  return {data + (before ? steps_ : steps_ - 1) * row, -row};
+  const std::size_t base = base_of_track(track);
+  if (!track.whole) return before ? Cursor{base, 0, row, true} : Cursor{base, row, -row, true};
+  if (ascending_) return {base, before ? 0 : row, row};
+  return {base, (before ? steps_ : steps_ - 1) * row, -row};
 }
 
 Cursor ScanRun::cursor_of(std::uint32_t value) {
@@ -227,8 +265,11 @@ Cursor ScanRun::cursor_of(std::uint32_t value) {
     if (track.direct && track.out == value) return carried_cursor(track, false);
   }
   if (stack_[value].defined()) return over(value);
-  if (!now_[value].defined()) now_[value] = empty_like(value);
-  return {now_[value].bytes(), 0};
+  if (!now_[value].defined()) {
+    now_[value] = empty_like(value);
+    temporaries_.push_back(value);
+  }
+  return {base_of_now(value)};
 }
 
 // The same data at every step.
@@ -263,7 +304,7 @@ void ScanRun::add_together(ScanLoop& calls, const Node& node, std::int64_t count
     if (!stack_[value].defined()) {
       fixed[i] = count == chunk_ && steps_ >= 2 * chunk_;  // used once, a weight is not laid out
       in.push_back(&now_[value]);
-      inputs.push_back({now_[value].bytes(), 0});
+      inputs.push_back({base_of_now(value)});
       continue;
     }
     Shape shape = plan_.tensor_of(value).shape();
@@ -291,14 +332,15 @@ void ScanRun::bind(std::size_t begin, std::size_t end, std::span<Tensor> sums) {
     if (track.direct) continue;
     const Tensor& spec = plan_.tensor_of(track.in);
     if (track.out == none) {
+      const std::size_t base = 2 * now_.size() + tracks_.size() + zeros_.size();
       zeros_.push_back(Tensor::zeros(spec.shape(), spec.dtype()));
-      loop_.copy({zeros_.back().bytes(), 0}, carried_cursor(track, false), byte_count(spec));
+      loop_.copy({base}, carried_cursor(track, false), bytes_of(spec));
     } else {
-      loop_.copy(cursor_of(track.out), carried_cursor(track, false), byte_count(spec));
+      loop_.copy(cursor_of(track.out), carried_cursor(track, false), bytes_of(spec));
     }
   }
   if (copied_output_)
-    loop_.copy(output_cursor(), over(plan_.output_), byte_count(plan_.tensor_of(plan_.output_)));
+    loop_.copy(output_cursor(), over(plan_.output_), bytes_of(plan_.tensor_of(plan_.output_)));
   for (std::size_t c = 0; c < sums.size(); ++c)
     if (sums[c].defined()) loop_.add(cursor_of(plan_.capture_grads_[c]), sums[c]);
 }
@@ -306,7 +348,7 @@ void ScanRun::bind(std::size_t begin, std::size_t end, std::span<Tensor> sums) {
 Cursor ScanRun::output_cursor() {
   for (const Track& track : tracks_)
     if (track.in == plan_.output_) return carried_cursor(track, true);
-  return {now_[plan_.output_].bytes(), 0};
+  return {base_of_now(plan_.output_)};
 }
 
 void ScanRun::advance() {

@@ -8,7 +8,8 @@ namespace unroll::detail {
 /// One run of a plan, forward or back: its working tensors and its bound calls. It goes by chunks
 /// of steps: what treats rows one by one is computed for a chunk's rows together, ahead of its loop
 /// and behind it, while they are in the cache. What nobody reads beyond its chunk has a chunk's
-/// memory.
+/// memory. A run that is over can be run again on other inputs of the same shapes: its calls stay
+/// bound, weights are laid out anew.
 class ScanRun {
  public:
   ScanRun(const ScanRun&) = delete;
@@ -31,10 +32,22 @@ class ScanRun {
     bool direct;  // the step's own result lies in it, else it is copied there
     Tensor rows;
   };
+  // A stack that the run has made: of its own memory, or of that of another value's.
+  struct Made {
+    std::uint32_t value, over;
+  };
 
   /// in: xs [T, B, ...], mask if masked, states, captures; more may follow.
   ScanRun(const ScanPlan& plan, Args in, bool ascending, std::int64_t chunk);
   ~ScanRun() = default;
+
+  /// The inputs of this run.
+  void take(Args in);
+  /// Lets go of what it was given, has given and made, but for what a step needs.
+  void release();
+  /// All memory is there: the next advance() is the first. `again`: the calls are those of an
+  /// earlier run.
+  void begin(bool again);
 
   bool in_loop(std::uint32_t value) const;
   // Is it computed for a chunk's rows together, by a node from `begin` on?
@@ -45,6 +58,8 @@ class ScanRun {
   void run_whole(std::size_t node);
 
   void carry(std::uint32_t in, std::uint32_t out, const Tensor& initial, bool whole);
+  // Memory for what is carried, `initial` in it.
+  void lay(Track& track, const Tensor& initial) const;
   Tensor track_before(const Track& track) const;
   Tensor track_after(const Track& track) const;
   // The row that was carried out of the steps done so far.
@@ -52,6 +67,9 @@ class ScanRun {
 
   // Memory for a value's rows: of all steps, or of one chunk.
   void make_stack(std::uint32_t value, bool whole);
+  // Memory for all stacks that an earlier run made.
+  void make_stacks_again();
+  Tensor empty_stack(std::uint32_t value) const;
   // For what nodes of `place` give, whole where flagged so; what a loop result with a stack can be
   // computed over gets that one.
   void make_stacks(Place place, std::size_t begin, std::size_t end, const Flags& whole);
@@ -63,6 +81,12 @@ class ScanRun {
   Cursor over(std::uint32_t value) const;
   Cursor cursor_of(std::uint32_t value);
   Cursor carried_cursor(const Track& track, bool before) const;
+  // Of the memory that a cursor lies in.
+  std::size_t base_of_stack(std::uint32_t value) const { return value; }
+  std::size_t base_of_now(std::uint32_t value) const { return now_.size() + value; }
+  std::size_t base_of_track(const Track& track) const {
+    return 2 * now_.size() + static_cast<std::size_t>(&track - tracks_.data());
+  }
 
   const ScanPlan& plan_;
   const Tape& tape_;
@@ -71,7 +95,8 @@ class ScanRun {
   bool ascending_;
   CachedVector<Tensor> now_;    // by value: the current step's, or the same for all
   CachedVector<Tensor> stack_;  // by value: all steps' [T, ...], or a chunk's
-  Flags window_;                // by value: the stack is a chunk's
+  Flags of_chunk_;              // by value: the stack is a chunk's
+  CachedVector<Made> made_;     // in this order
   CachedVector<Track> tracks_;
   bool copied_output_ = false;
   std::size_t first_state_ = 0, after_inputs_ = 0;
@@ -88,11 +113,12 @@ class ScanRun {
   void add_step(const Node& node);
   void add_together(ScanLoop& calls, const Node& node, std::int64_t count);
   Cursor output_cursor();
-
   Arena arena_;
   Together ahead_{arena_}, behind_{arena_};
   ScanLoop loop_{arena_};
   CachedVector<Tensor> zeros_;
+  CachedVector<std::uint32_t> temporaries_;  // values of a step whose memory stays
+  CachedVector<std::byte*> bases_;
 };
 
 /// Forward. The results are output [T, ...], the last states and, if kept, what the way back reads:
@@ -100,6 +126,9 @@ class ScanRun {
 class ScanForward : public ScanRun {
  public:
   ScanForward(const ScanPlan& plan, Args in, std::int64_t chunk, bool keep);
+  /// Behind release(): makes it ready for another run.
+  void restart(Args in);
+  void release();
 
   /// Where the outputs lie, from the beginning on.
   const Tensor& output() const { return output_; }
@@ -109,6 +138,7 @@ class ScanForward : public ScanRun {
 
  private:
   void make_output(const Flags& whole);
+  void find_output();
 
   bool keep_;
   int output_track_ = -1;  // the state whose track holds the outputs too
@@ -122,6 +152,9 @@ class ScanForward : public ScanRun {
 class ScanBackward : public ScanRun {
  public:
   ScanBackward(const ScanPlan& plan, Args in, std::int64_t chunk, bool overwrite);
+  /// Behind release(): makes it ready for another run, without overwriting.
+  void restart(Args in);
+  void release();
 
   /// Where the gradient of xs lies, from the beginning on; undefined where there is none.
   const Tensor& input_gradient() const { return input_gradient_; }
@@ -133,9 +166,14 @@ class ScanBackward : public ScanRun {
   std::uint32_t overwritten_by(std::uint32_t value, const CachedVector<int>& readers) const;
   void make_loop_stacks(Flags& kept, const Flags& whole);
   CachedVector<std::size_t> captures_summed_in_loop() const;
+  const Tensor& state_gradient(std::size_t k) const { return in_[in_.size() - plan_.states() + k]; }
+  void make_sums();
+  void find_input_gradient();
 
   CachedVector<Tensor> sums_;  // by capture
-  Flags ours_;                 // by value: its stack may be overwritten
+  CachedVector<std::size_t> summed_in_loop_;
+  Flags stacked_;  // by value: a seed whose track is its stack
+  Flags ours_;     // by value: its stack may be overwritten
   Tensor input_gradient_;
 };
 

@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 #include <unroll/io/safetensors.h>
 #include <unroll/train/checkpoint.h>
+#include <unroll/train/first_difference.h>
 
 #include <filesystem>
 #include <limits>
@@ -55,6 +56,7 @@ void save_checkpoint(const std::string& path, Module& model, Optimizer& optimize
             {"interval_steps", progress.interval_steps},
             {"peak_bytes", progress.peak_bytes},
             {"identity", progress.identity},
+            {"layers", model.summary()},
             {"learning_rate", optimizer.learning_rate()},
             {"generator", to_json(generator)},
             {"generators", Json::object()},
@@ -95,8 +97,14 @@ bool load_checkpoint(const std::string& path, Module& model, Optimizer& optimize
     const Json identity = json.value("identity", Json::object());
     for (const auto& [name, value] : progress.identity) {
       if (!identity.contains(name)) malformed(fmt::format("does not say of which {} it is", name));
-      if (identity.at(name) != value) malformed(fmt::format("is of another {}", name));
+      if (identity.at(name) != value)
+        malformed(fmt::format("is of another {}: {}", name,
+                              first_difference(identity.at(name).get<std::string>(), value)));
     }
+    // Layers of other kinds can have the names and shapes of these.
+    if (json.contains("layers"))
+      if (const auto apart = first_difference(json.at("layers"), model.summary()); !apart.empty())
+        malformed("is of another model: " + apart);
     rate = json.at("learning_rate");
     drawn = generator_from(json.at("generator"));
     for (auto& [name, one] : model.generators())

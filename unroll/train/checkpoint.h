@@ -27,7 +27,8 @@ void save_checkpoint(const std::string& path, Module& model, Optimizer& optimize
                      const Generator& generator, const TrainProgress& progress);
 
 /// Restores it; false where there is no such file. Throws DataError, and changes nothing, where
-/// the file is malformed, of another model, or differs in what progress.identity names.
+/// the file is malformed, of another model (other names, shapes or kinds of layers), or differs in
+/// what progress.identity names; the message tells the first difference.
 bool load_checkpoint(const std::string& path, Module& model, Optimizer& optimizer,
                      Generator& generator, TrainProgress& progress);
 

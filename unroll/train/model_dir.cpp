@@ -2,6 +2,7 @@
 #include <unroll/graph/tape.h>
 #include <unroll/io/atomic_file.h>
 #include <unroll/io/safetensors.h>
+#include <unroll/train/first_difference.h>
 #include <unroll/train/model_dir.h>
 #include <unroll/train/stream.h>
 
@@ -39,6 +40,13 @@ Json config_json(const ModelConfig& c) {
   for (const auto& [name, value] : Regularization::fields())
     if (c.regularization.*value != 0) json["regularization"][name] = c.regularization.*value;
   return json;
+}
+
+// Of a model's configuration, what neither the names nor the shapes of its parameters tell.
+std::string untold(const Json& config) {
+  Json part;
+  for (const char* name : {"kind", "heads", "positions"}) part[name] = config.at(name);
+  return part.dump();
 }
 
 std::int64_t size_from(const Json& json, const char* key) {
@@ -136,7 +144,8 @@ void save_model(const std::filesystem::path& folder, const ModelConfig& config,
   const Json json{{"format", "unroll-model-1"},
                   {"model", config_json(config)},
                   {"vocabulary", Json::parse(vocabulary.to_json())}};
-  save_safetensors(folder / "model.safetensors", model.state_dict());
+  save_safetensors(folder / "model.safetensors", model.state_dict(),
+                   {{"model", untold(config_json(config))}});
   write_file_atomically(folder / "config.json", json.dump(2) + "\n");
 }
 
@@ -158,7 +167,8 @@ LanguageModel load_model(const std::filesystem::path& folder) {
                                   fmt::format("{}: {} symbols for a model of {}", file.string(),
                                               result.vocabulary.size(), result.config.vocabulary),
                                   nullptr, ""));
-  const StateDict state = load_safetensors(folder / "model.safetensors");
+  std::map<std::string, std::string> metadata;
+  const StateDict state = load_safetensors(folder / "model.safetensors", &metadata);
   double numbers = 0;
   for (const auto& [name, tensor] : state) numbers += static_cast<double>(tensor.numel());
   Generator generator;
@@ -167,6 +177,12 @@ LanguageModel load_model(const std::filesystem::path& folder) {
     if (parameter_count(result.config) > numbers)
       fail("model", fmt::format("a model of {:.0f} parameters, of which the file has {:.0f}",
                                 parameter_count(result.config), numbers));
+    // Files written by others need not say it.
+    if (const auto told = metadata.find("model"); told != metadata.end())
+      if (const std::string apart =
+              first_difference(told->second, untold(config_json(result.config)));
+          !apart.empty())
+        fail("model", "model.safetensors is of another model than config.json: " + apart);
     result.model = make_model(result.config, generator);
     result.model->load_state_dict(state);
   } catch (const Error& error) {

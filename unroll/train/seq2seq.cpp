@@ -7,6 +7,7 @@
 #include <unroll/ops/arithmetic.h>
 #include <unroll/ops/index.h>
 #include <unroll/ops/layout.h>
+#include <unroll/ops/lengths.h>
 #include <unroll/train/seq2seq.h>
 
 #include <algorithm>
@@ -103,7 +104,9 @@ class RecurrentSeq2Seq : public Seq2Seq {
     const Tensor memory = transpose(encoded.output, 0, 1);
     Decoding start{.memory = {memory, attention_.keys(memory)}, .lengths = lengths};
     if (lengths.defined())
-      start.memory.push_back(length_mask(lengths, source.size(0), memory.dtype()));
+      start.memory.push_back(permute(length_mask("encode", lengths, source.size(0), source.size(1),
+                                                 memory.dtype(), Where::current()),
+                                     {1, 2, 0}));
     for (std::size_t layer = 0; layer < cells_.size(); ++layer)
       for (const Tensor& last : encoded.state) {  // [layers * 2, B, H / 2]
         const auto forward = static_cast<std::int64_t>(2 * layer);

@@ -1,11 +1,9 @@
 #pragma once
 
-#include <unroll/graph/program.h>
 #include <unroll/layers/recurrent.h>
 #include <unroll/train/sequence_model.h>
 
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <span>
 #include <vector>
@@ -51,8 +49,9 @@ class Stream {
   ~Stream();
 
   /// The next step of the streams 0 .. B - 1: tokens [B] or features [B, F] -> outputs [B, O].
-  /// The result is written over by a later step unless somebody holds it. Throws Error where a
-  /// stream would pass the model's context; then nothing has moved.
+  /// The result is written over by a later step unless somebody holds it. Throws ShapeError for an
+  /// input of another shape or dtype than the model's, Error where a stream would pass the model's
+  /// context, and whatever an op throws; then no stream has moved or joined.
   Tensor step(const Tensor& x);
   /// The same for the streams named: row i of x is that of ids[i].
   Tensor step(std::span<const std::int64_t> ids, const Tensor& x);
@@ -77,32 +76,10 @@ class Stream {
   std::int64_t state_bytes() const;
 
  private:
-  struct Batch {
-    Program program;
-    Tensor x, position;  // what it reads: x for streams fewer than it has rows
-  };
-  struct Member {
-    std::int64_t position = 0;
-    State rows = {};        // where it stands while it is not among the residents
-    std::int64_t row = -1;  // of the current batch
-  };
+  struct Impl;
+  Impl& impl() const;  // Throws Error where it was moved from.
 
-  Member& joined(std::int64_t id);
-  void make_resident(std::span<const std::int64_t> ids, const Tensor& x);
-  void check_ids(std::span<const std::int64_t> ids, const Tensor& x) const;
-  void send_home();
-  Batch make_batch(std::int64_t size, const Tensor& x) const;
-  Tensor row(std::size_t k, std::int64_t row) const;
-
-  StepForm form_;
-  State specs_;  // of one stream
-  std::map<std::int64_t, Member> members_;
-  std::vector<State> spare_;               // of members that left
-  std::map<std::int64_t, Batch> batches_;  // by size
-  Batch* current_ = nullptr;
-  std::vector<std::int64_t> residents_;  // the streams of current_, by row
-  std::vector<Member*> resident_members_;
-  std::vector<std::int64_t> first_;  // 0, 1, ...
+  std::unique_ptr<Impl> impl_;
 };
 
 }  // namespace unroll

@@ -8,6 +8,7 @@ namespace unroll {
 
 TrainStep::TrainStep(TraceFunction f, Optimizer& optimizer, const TrainStepOptions& options)
     : f_(std::move(f)), optimizer_(optimizer), options_(options) {
+  if (!f_) fail("TrainStep", "the function is empty", "Give a lambda that returns the loss");
   if (options.programs < 1) fail("TrainStep", "must remember one program at least");
 }
 
@@ -52,6 +53,7 @@ Program& TrainStep::program_for(std::span<const Tensor> inputs) {
 }
 
 std::span<const Tensor> TrainStep::operator()(std::span<const Tensor> inputs) {
+  if (!f_) fail("TrainStep", "it was moved from", "Use the one that it was moved to");
   Program& program = program_for(inputs);
   const std::span<const Tensor> results = program(inputs);
   const std::size_t outputs = results.size() - program.parameters().size();
@@ -64,7 +66,12 @@ std::span<const Tensor> TrainStep::operator()(std::span<const Tensor> inputs) {
     Parameter parameter = program.parameters()[i];
     parameter.set_grad(program.take(outputs + i));
   }
-  grad_norm_ = optimizer_.step({.clip_norm = options_.clip_norm});
+  try {
+    grad_norm_ = optimizer_.step({.clip_norm = options_.clip_norm});
+  } catch (...) {
+    optimizer_.zero_grad();  // a step recorded next would add to them
+    throw;
+  }
   optimizer_.zero_grad();
   return results.first(outputs);
 }

@@ -113,6 +113,7 @@ class ScanRun {
   void add_step(const Node& node);
   void add_together(ScanLoop& calls, const Node& node, std::int64_t count);
   Cursor output_cursor();
+
   Arena arena_;
   Together ahead_{arena_}, behind_{arena_};
   ScanLoop loop_{arena_};

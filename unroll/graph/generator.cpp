@@ -29,21 +29,13 @@ namespace {
 
 bool tracing() { return Tape::current() != nullptr && Tape::current()->traces(); }
 
-// The number of the tape that traces here, 0 where none does. Values tell it, and one is made for
-// that and forgotten: an address would be another trace's before long.
-std::uint64_t trace_number() {
-  if (!tracing()) return 0;
-  Tape& tape = *Tape::current();
-  const Tape::Mark mark = tape.mark();
-  const std::uint64_t number = tape.input(Tensor::abstract({}, DType::f32), false).ref().tape();
-  tape.rewind(mark);
-  return number;
-}
+// The tape that traces here, 0 where none does.
+std::uint64_t trace_id() { return tracing() ? Tape::current()->id() : 0; }
 
 }  // namespace
 
 Generator::Generator(std::uint64_t seed)
-    : at_(std::make_shared<RandomPosition>(RandomPosition{seed, 0})), made_in_(trace_number()) {}
+    : at_(std::make_shared<RandomPosition>(RandomPosition{seed, 0})), made_in_(trace_id()) {}
 
 Generator::Generator(const Generator& other)
     : at_(std::make_shared<RandomPosition>(*other.at_)), made_in_(other.made_in_) {}
@@ -60,7 +52,8 @@ Generator Generator::random() {
 }
 
 bool Generator::from_outside() const {
-  return tracing() && (made_in_ == 0 || made_in_ != trace_number());
+  const std::uint64_t trace = trace_id();
+  return trace != 0 && trace != made_in_;
 }
 
 std::uint32_t Generator::next() {

@@ -87,6 +87,8 @@ class Tape {
 
   /// The tape that records on this thread, or nullptr.
   static Tape* current();
+  /// Of all tapes there ever were this one alone has it; never 0.
+  std::uint64_t id() const { return id_; }
 
   /// A leaf: the same value, for which gradient() can be asked.
   Tensor watch(const Tensor& value) { return input(value, true); }

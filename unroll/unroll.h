@@ -35,6 +35,7 @@
 #include <unroll/layers/transformer.h>
 #include <unroll/ops/arithmetic.h>
 #include <unroll/ops/attention.h>
+#include <unroll/ops/cast.h>
 #include <unroll/ops/causal_conv.h>
 #include <unroll/ops/custom.h>
 #include <unroll/ops/dropout.h>

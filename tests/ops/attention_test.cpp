@@ -2,14 +2,17 @@
 
 #include <fmt/format.h>
 #include <unroll/graph/memory.h>
+#include <unroll/graph/program.h>
 #include <unroll/graph/tape.h>
 #include <unroll/graph/threads.h>
 #include <unroll/ops/arithmetic.h>
 #include <unroll/ops/attention.h>
+#include <unroll/ops/cast.h>
 #include <unroll/ops/index.h>
 #include <unroll/ops/layout.h>
 #include <unroll/ops/reduce.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -117,6 +120,42 @@ TEST_CASE("blocks of queries that go through many keys together give what the pl
   check_twins(many, {.causal = true, .lengths = counts({300, 5, 0, 131})});
   check_twins({.batch = 4, .heads = 4, .kv_heads = 2, .queries = 290, .keys = 300, .size = 240},
               {.dropout = 0.3});
+}
+
+TEST_CASE("a program takes lengths and masks of any dtype that recording takes") {
+  Generator g(3);
+  const Tensor x = g.normal({5, 2, 8}, 0, 1);
+  const auto lengths = [](std::int32_t a, std::int32_t b) {
+    return Tensor::from<std::int32_t>({a, b}, {2});
+  };
+  const auto mask = [&](std::uint64_t seed) {
+    return cast(greater(Generator(seed).uniform({5, 5}, 0, 1), 0.3), DType::u8);
+  };
+  const TraceFunction attend = [](std::span<const Tensor> in) -> std::vector<Tensor> {
+    const Columns q{in[0]};
+    return {attention(q, q, q, 2, {.causal = true, .lengths = in[1], .mask = in[2]}).output};
+  };
+  Program program = trace(attend, std::vector{x, lengths(5, 5), mask(1)});
+  for (const auto& in : {std::vector{x, lengths(3, 5), mask(2)}, {x, lengths(5, 1), mask(3)}}) {
+    const Tensor recorded = attend(in)[0], replayed = program(in)[0];
+    CHECK(std::ranges::equal(replayed.data<float>(), recorded.data<float>()));
+  }
+}
+
+TEST_CASE("cast: gradients flow between floating dtypes, and end at others") {
+  const Tensor x = Tensor::from<float>({1.75F, -2.5F}, {2});
+  Tape tape;
+  const Tensor watched = tape.watch(x);
+  const Tensor wide = cast(watched, DType::f64);
+  CHECK(wide.dtype() == DType::f64);
+  const Tensor grad = tape.gradient(sum(wide * wide), {watched})[0];
+  CHECK(grad.dtype() == DType::f32);
+  CHECK(grad.data<float>()[1] == -5.0F);
+  const Tensor cut = cast(x, DType::i32);
+  CHECK(cut.data<std::int32_t>()[1] == -2);
+  const Tensor whole = cast(cast(watched, DType::i64), DType::f32);
+  const Tensor factor = tape.gradient(sum(whole * watched), {watched})[0];
+  CHECK(factor.data<float>()[0] == 1.0F);
 }
 
 TEST_CASE("tiled attention is the plain one at the edges of tiles") {

@@ -118,7 +118,7 @@ std::string number_words(std::int64_t number) {
 
 std::span<const PairTask> pair_tasks() { return tasks; }
 
-const PairTask& pair_task(const std::string& name) {
+const PairTask& pair_task(std::string_view name) {
   std::string known;
   for (const PairTask& one : tasks) {
     if (name == one.name) return one;

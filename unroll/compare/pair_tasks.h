@@ -5,6 +5,7 @@
 
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace unroll {
@@ -27,7 +28,7 @@ struct PairTask {
 /// of digits drawn evenly from 1 to 12.
 std::span<const PairTask> pair_tasks();
 /// Throws Error for an unknown name, listing the known ones.
-const PairTask& pair_task(const std::string& name);
+const PairTask& pair_task(std::string_view name);
 
 /// "two hundred seven thousand one"; 0 to 999 999 999 999. Throws Error beyond.
 std::string number_words(std::int64_t number);

@@ -286,7 +286,7 @@ void count_reals(const Tensor& output, const Tensor& y, Count& count) {
 
 std::span<const LongRangeTask> long_range_tasks() { return tasks; }
 
-const LongRangeTask& long_range_task(const std::string& name) {
+const LongRangeTask& long_range_task(std::string_view name) {
   std::string known;
   for (const LongRangeTask& task : tasks) {
     if (name == task.name) return task;

@@ -4,6 +4,7 @@
 
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace unroll {
@@ -41,7 +42,7 @@ struct LongRangeTask {
 /// adding, copy, selective-copy, parity, recall, induction.
 std::span<const LongRangeTask> long_range_tasks();
 /// Throws Error for an unknown name, listing the known ones.
-const LongRangeTask& long_range_task(const std::string& name);
+const LongRangeTask& long_range_task(std::string_view name);
 
 /// A batch of this length. Throws Error where the task has none.
 Batch draw_task(const LongRangeTask& task, std::int64_t length, std::int64_t batch,

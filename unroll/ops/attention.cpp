@@ -4,6 +4,7 @@
 #include <unroll/ops/arithmetic.h>
 #include <unroll/ops/attention_kernels.h>
 #include <unroll/ops/attention_plain.h>
+#include <unroll/ops/cast.h>
 #include <unroll/ops/check.h>
 #include <unroll/ops/index.h>
 #include <unroll/ops/lengths.h>
@@ -305,8 +306,8 @@ AttentionOutput run(std::array<Columns, 3> columns, std::int64_t heads,
   }
   std::size_t count = layout.tensors;
   AttentionOptions given = options;
-  if (given.lengths.dtype() == DType::i32) given.lengths = given.lengths.to(DType::i64);
-  if (given.mask.defined()) given.mask = given.mask.to(columns[0].tensor.dtype());
+  if (given.lengths.dtype() == DType::i32) given.lengths = cast(given.lengths, DType::i64, where);
+  if (given.mask.defined()) given.mask = cast(given.mask, columns[0].tensor.dtype(), where);
   if ((layout.has_lengths = given.lengths.defined())) args[count++] = &given.lengths;
   if ((layout.has_mask = given.mask.defined())) args[count++] = &given.mask;
   layout.causal = options.causal;

@@ -103,6 +103,22 @@ TEST_CASE("a generator kept beyond the trace that made it is one like any other"
   CHECK_THROWS_AS(kept->next(), Error);
 }
 
+TEST_CASE("a traced function does not draw from its copy of a generator: it would be made once") {
+  Generator g(1);
+  const Generator before = g;
+  {
+    const Tape tape({.trace = true});
+    Generator copy = g;
+    CHECK_THROWS_AS(copy.next(), Error);
+    CHECK_THROWS_AS(copy.draw(4), Error);
+    Generator own(2), own_copy = own;  // made anew in each call, both
+    CHECK(own_copy.next() == own.next());
+    CHECK_NOTHROW(g.draw(4));
+  }
+  Generator copy = before;
+  CHECK(copy.next() == Generator::block(1, 0)[0]);
+}
+
 TEST_CASE("uniform numbers lie between 0 and 1 and have mean 1/2 and variance 1/12") {
   Generator g(3);
   const Tensor x = g.uniform({100'000}, 0, 1, DType::f64);

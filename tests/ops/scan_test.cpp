@@ -314,3 +314,25 @@ TEST_CASE("gradients take the memory of what was kept for them, unless it is nee
     for (std::size_t i = 0; i < last.size(); ++i) CHECK(same_bits(again[i], last[i]));
   }
 }
+
+TEST_CASE("a scan's gradient has no gradient, and says so; the plain loop's has one") {
+  Generator g(4);
+  const Tensor xs = g.normal({4, 2, 3}, 0, 1), start = Tensor::zeros({2, 3});
+  const Cell cell = [](const Tensor& x, const State& s) -> Output {
+    const Tensor h = tanh(x + s[0]);
+    return {h, {h}};
+  };
+  const auto second = [&](const ScanOptions& options) {
+    Tape tape;
+    const Tensor x = tape.watch(xs);
+    const Tensor loss = sum(square(scan(cell, x, {start}, options).output));
+    const Tensor first =
+        tape.gradient({&loss, 1}, {&x, 1}, Tape::GradientOptions{.create_graph = true})[0];
+    // Another term, beside which a missing one would not be noticed.
+    return tape.gradient(sum(square(first)) + sum(x), {x})[0];
+  };
+  for (const std::int64_t every : {0, 2})
+    CHECK(has(message_of([&] { second({.checkpoint_every = every}); }), "unrolled"));
+  const Tensor right = second({.unrolled = true});
+  CHECK(std::abs(right.data<float>()[0] - 1) > 1e-3);
+}

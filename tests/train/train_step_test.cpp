@@ -10,8 +10,10 @@
 #include <unroll/layers/transformer.h>
 #include <unroll/ops/arithmetic.h>
 #include <unroll/ops/attention.h>
+#include <unroll/ops/dropout.h>
 #include <unroll/ops/loss.h>
 #include <unroll/ops/reduce.h>
+#include <unroll/ops/scan.h>
 #include <unroll/optim/adam.h>
 #include <unroll/optim/sgd.h>
 #include <unroll/train/train_step.h>
@@ -329,6 +331,57 @@ TEST_CASE("a replayed step that runs out of memory names the op and changes noth
   CHECK(stages.size() > 4);
   for (const char* stage : {"[trace", "[scan", "[embedding_backward"})
     CHECK(stages.count(stage) == 1);
+}
+
+TEST_CASE("a replayed step that fails leaves its generators where they were") {
+  Generator g(5), masks(6);
+  Linear wide(64, 64, g);
+  Adam adam(wide.parameters());
+  TrainStep step(
+      [&](std::span<const Tensor> in) -> Tensors {
+        const Tensor h = dropout(wide(dropout(in[0], 0.5, masks)), 0.5, masks);
+        return {mean(square(wide(h)))};
+      },
+      adam);
+  step({g.normal({8, 64}, 0, 1)});
+  const Tensor x = g.normal({8, 64}, 0, 1);
+  const std::uint64_t before = masks.position();
+  const Tensor held = step({x})[0];  // the next result needs memory of its own
+  const std::uint64_t moved = masks.position() - before;
+  CHECK(moved > 0);
+  int failures = 0;
+  for (std::int64_t room = 0;; room += 500) {
+    const std::uint64_t position = masks.position();
+    release_cached_memory();
+    set_memory_limit(memory_stats().live + room);
+    try {
+      step({x});
+      set_memory_limit(0);
+      CHECK(masks.position() == position + moved);
+      break;
+    } catch (const MemoryError&) {
+      set_memory_limit(0);
+      ++failures;
+      REQUIRE(masks.position() == position);
+    }
+  }
+  CHECK(failures > 0);
+}
+
+TEST_CASE("a scan with checkpoints is replayed: the bits of recording") {
+  for (const std::int64_t every : {1, 4, 50}) {
+    Generator g1(5), g2(5), g(6);
+    LSTMCell recorded({.input_size = 6, .hidden_size = 5}, g1);
+    LSTMCell replayed({.input_size = 6, .hidden_size = 5}, g2);
+    const auto loss = [every](LSTMCell& cell, std::span<const Tensor> in) -> Tensors {
+      const State start{Tensor::zeros({3, 5}), Tensor::zeros({3, 5})};
+      const Output out = scan(std::cref(cell), in[0], start, {.checkpoint_every = every});
+      return {mean(square(out.output)) + mean(out.state[1])};
+    };
+    Twins twins(recorded, replayed, loss);
+    for (const std::int64_t steps : {13, 13, 9, 13}) twins.train({g.normal({steps, 3, 6}, 0, 1)});
+    CHECK(twins.alike());
+  }
 }
 
 TEST_CASE("where there is no room for moments, a replayed step leaves no gradients behind") {

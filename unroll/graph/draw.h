@@ -29,9 +29,14 @@ class Draw {
 struct Redraw {
   std::shared_ptr<RandomPosition> generator;
   std::uint64_t count;
-  RandomPosition at;
+  RandomPosition at, before;
 
-  void run() { at = generator->reserve(count); }
+  void run() {
+    before = *generator;
+    at = generator->reserve(count);
+  }
+  /// Puts the generator back to where it was.
+  void undo() { *generator = before; }
 };
 
 }  // namespace unroll

@@ -38,7 +38,9 @@ Generator::Generator(std::uint64_t seed)
     : at_(std::make_shared<RandomPosition>(RandomPosition{seed, 0})), made_in_(trace_id()) {}
 
 Generator::Generator(const Generator& other)
-    : at_(std::make_shared<RandomPosition>(*other.at_)), made_in_(other.made_in_) {}
+    : at_(std::make_shared<RandomPosition>(*other.at_)),
+      made_in_(other.made_in_),
+      copied_in_(trace_id()) {}
 
 Generator& Generator::operator=(const Generator& other) {
   *at_ = *other.at_;
@@ -53,7 +55,11 @@ Generator Generator::random() {
 
 bool Generator::from_outside() const {
   const std::uint64_t trace = trace_id();
-  return trace != 0 && trace != made_in_;
+  if (trace == 0 || trace == made_in_) return false;
+  if (trace == copied_in_)
+    fail("generator", "a traced function draws from its copy of a generator",
+         "Draw from the generator itself, by reference: a run would not copy it again");
+  return true;
 }
 
 std::uint32_t Generator::next() {

@@ -25,7 +25,9 @@ class Draw;
 
 /// Counter-based random numbers (Philox4x32-10; Salmon et al., "Parallel random numbers: as easy
 /// as 1, 2, 3", 2011). A value: a copy draws the same numbers again. The n-th number depends on
-/// seed and n alone, so the bits are the same whatever the thread count.
+/// seed and n alone, so the bits are the same whatever the thread count. While a function is
+/// traced, only generators from outside and those made in it draw: not its copies, which would be
+/// made anew in each call and once for all runs.
 class Generator {
  public:
   explicit Generator(std::uint64_t seed = 0);
@@ -66,6 +68,7 @@ class Generator {
   std::shared_ptr<RandomPosition> at_;  // this generator's alone, but for the programs that draw
   // The trace in which it was made, which would make the same one in every run; 0: none.
   std::uint64_t made_in_;
+  std::uint64_t copied_in_ = 0;  // likewise
   std::uint64_t cached_block_ = ~0ull;
   std::array<std::uint32_t, 4> cache_{};
 };

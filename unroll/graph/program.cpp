@@ -184,14 +184,17 @@ std::span<const Tensor> Program::operator()(std::span<const Tensor> inputs) {
   p.set_inputs(inputs);
   const NoGrad unrecorded;
   const detail::FlushDenormals flush;
+  bool drawn = false;
   try {
     p.set_parameters();
     p.set_outputs();
     p.tape->redraw();
+    drawn = true;
     p.run_all();
     p.take_outputs();
   } catch (...) {
     p.forget();
+    if (drawn) p.tape->undo_redraw();
     throw;
   }
   return p.outputs;

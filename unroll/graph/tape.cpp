@@ -96,6 +96,17 @@ bool on_shapes(Args in) {
          fmt::format("the gradient {} of input {} is not finite", to_string(part), i), node.where);
 }
 
+// A walk's gradients, none yet, and where memory ends for these an error that names the walk.
+CachedVector<Tensor> no_gradients(std::size_t values, std::span<const Tensor> outputs) {
+  try {
+    return CachedVector<Tensor>(values);
+  } catch (const MemoryError& error) {
+    std::string shapes;
+    for (const Tensor& one : outputs) shapes += (shapes.empty() ? "" : ", ") + to_string(one);
+    throw MemoryError(error, "backward", shapes, Where());
+  }
+}
+
 // The op knows what was wrong, only the call of apply() knows who called.
 [[noreturn]] void rethrow_with_place(const ShapeError& error, const Where& where) {
   if (where.line() == 0 || std::string_view(error.what()).find(".cpp:") != std::string::npos)
@@ -148,15 +159,15 @@ void apply(const Op& op, Args in, std::span<Tensor> out, const Where& where) {
       const CurrentTape unrecorded(nullptr);  // a composition inside an op is not on the tape
       op.compute(in, out);
     }
+    if (current_tape == nullptr) return;
+    if (current_tape->checks_numbers()) [[unlikely]]
+      check_results(op, in, out, where);
+    current_tape->record(op, in, out, where);
   } catch (const ShapeError& error) {
     rethrow_with_place(error, where);
   } catch (const MemoryError& error) {
     throw MemoryError(error, op.name(), shapes_of(in), where);
   }
-  if (current_tape == nullptr) return;
-  if (current_tape->checks_numbers()) [[unlikely]]
-    check_results(op, in, out, where);
-  current_tape->record(op, in, out, where);
 }
 
 Tape::Tape(Options options) : options_(options), id_(next_tape_id()), previous_(current_tape) {
@@ -178,29 +189,40 @@ void Tape::stop() {
 Tape* Tape::current() { return current_tape; }
 
 const RandomPosition* Tape::redraw(std::shared_ptr<RandomPosition> generator, std::uint64_t count) {
-  redraws_.push_back(std::make_unique<Redraw>(Redraw{std::move(generator), count, {}}));
+  redraws_.push_back(std::make_unique<Redraw>(Redraw{std::move(generator), count, {}, {}}));
   return &redraws_.back()->at;
 }
 
 Tensor Tape::input(const Tensor& value, bool needs_grad) {
-  const auto id = static_cast<std::uint32_t>(values_.size());
-  const auto index = static_cast<std::uint32_t>(nodes_.size());
-  nodes_.emplace_back(Node{.output_count = 1, .first_output = id, .needs_grad = needs_grad});
-  return values_.emplace_back(value, true, index, TapeRef(id_, id, next_serial_++), needs_grad)
-      .tensor;
+  return all_or_nothing([&] {
+    const auto id = static_cast<std::uint32_t>(values_.size());
+    const auto index = static_cast<std::uint32_t>(nodes_.size());
+    nodes_.emplace_back(Node{.output_count = 1, .first_output = id, .needs_grad = needs_grad});
+    return values_.emplace_back(value, true, index, TapeRef(id_, id, next_serial_++), needs_grad)
+        .tensor;
+  });
 }
 
 Tensor Tape::leaf(const std::shared_ptr<ParameterState>& parameter) {
   const std::uint64_t version = parameter->version;
-  const auto [found, fresh] = leaf_of_.try_emplace(parameter.get());
-  if (fresh || found->second.version != version) {
-    found->second = {static_cast<std::uint32_t>(nodes_.size()), version};
-    // A trace must not keep the parameter's storage from being changed in place later on.
-    const Tensor& value = parameter->value;
-    input(options_.trace ? Tensor::abstract(value.shape(), value.dtype()) : value,
-          parameter->trainable);
-    nodes_.back().parameter = arena_.make(parameter);
-    leaves_.push_back(found->second.node);
+  auto found = leaf_of_.find(parameter.get());
+  if (found == leaf_of_.end() || found->second.version != version) {
+    const std::size_t known = leaves_.size();
+    try {
+      found = all_or_nothing([&] {
+        const auto node = static_cast<std::uint32_t>(nodes_.size());
+        // A trace must not keep the parameter's storage from being changed in place later on.
+        const Tensor& value = parameter->value;
+        input(options_.trace ? Tensor::abstract(value.shape(), value.dtype()) : value,
+              parameter->trainable);
+        nodes_.back().parameter = arena_.make(parameter);
+        leaves_.push_back(node);
+        return leaf_of_.insert_or_assign(parameter.get(), Leaf{node, version}).first;
+      });
+    } catch (const MemoryError& error) {
+      leaves_.resize(known);
+      throw MemoryError(error, "parameter", to_string(parameter->value), Where());
+    }
   }
   // A walk back has let go of it.
   Tensor& value = values_[nodes_[found->second.node].first_output].tensor;
@@ -220,9 +242,11 @@ std::uint32_t Tape::foreign_leaf(const Tensor& value) {
         node.foreign->ref().value() == value.ref().value())
       return node.first_output;
   }
-  const Tensor leaf = input(value, true);
-  nodes_.back().foreign = arena_.make(value);
-  return leaf.ref().value();
+  return all_or_nothing([&] {
+    const Tensor leaf = input(value, true);
+    nodes_.back().foreign = arena_.make(value);
+    return leaf.ref().value();
+  });
 }
 
 // The id of a tensor that an op reads; its data stays where the op's vjp reads it.
@@ -250,30 +274,32 @@ void Tape::record(const Op& op, Args in, std::span<Tensor> out, const Where& whe
     for (Tensor& tensor : out) tensor.set_ref({});
     return;
   }
-  const Keep keep = options_.trace ? Keep{~0u, ~0u} : op.keep();
-  const auto kept = [](std::uint32_t mask, std::size_t i) {
-    return i >= 32 || (mask >> i & 1) != 0;
-  };
-  auto* const inputs = arena_.make_array<std::uint32_t>(in.size());
-  for (std::size_t i = 0; i < in.size(); ++i)
-    inputs[i] = input_value(in[i], find(in[i]), kept(keep.inputs, i));
+  all_or_nothing([&] {
+    const Keep keep = options_.trace ? Keep{~0u, ~0u} : op.keep();
+    const auto kept = [](std::uint32_t mask, std::size_t i) {
+      return i >= 32 || (mask >> i & 1) != 0;
+    };
+    auto* const inputs = arena_.make_array<std::uint32_t>(in.size());
+    for (std::size_t i = 0; i < in.size(); ++i)
+      inputs[i] = input_value(in[i], find(in[i]), kept(keep.inputs, i));
 
-  const auto index = static_cast<std::uint32_t>(nodes_.size());
-  const auto first = static_cast<std::uint32_t>(values_.size());
-  const Op* const copy = op.clone(arena_);
-  Node& node = nodes_.emplace_back();
-  node.op = copy;
-  node.inputs = inputs;
-  node.input_count = static_cast<std::uint32_t>(in.size());
-  node.output_count = static_cast<std::uint32_t>(out.size());
-  node.first_output = first;
-  node.needs_grad = needs;
-  node.where = where;
-  for (std::size_t i = 0; i < out.size(); ++i) {
-    const TapeRef ref(id_, first + static_cast<std::uint32_t>(i), next_serial_++);
-    values_.emplace_back(out[i], kept(keep.outputs, i), index, ref, needs);
-    out[i].set_ref(ref);
-  }
+    const auto index = static_cast<std::uint32_t>(nodes_.size());
+    const auto first = static_cast<std::uint32_t>(values_.size());
+    const Op* const copy = op.clone(arena_);
+    Node& node = nodes_.emplace_back();
+    node.op = copy;
+    node.inputs = inputs;
+    node.input_count = static_cast<std::uint32_t>(in.size());
+    node.output_count = static_cast<std::uint32_t>(out.size());
+    node.first_output = first;
+    node.needs_grad = needs;
+    node.where = where;
+    for (std::size_t i = 0; i < out.size(); ++i) {
+      const TapeRef ref(id_, first + static_cast<std::uint32_t>(i), next_serial_++);
+      values_.emplace_back(out[i], kept(keep.outputs, i), index, ref, needs);
+      out[i].set_ref(ref);
+    }
+  });
 }
 
 void Tape::rewind(const Mark& mark) {
@@ -377,13 +403,13 @@ void Tape::step_back(Node& node, Grads& grads, bool last) {
         .last = last};
   try {
     node.op->vjp(v);
+    for (std::size_t i = 0; i < out; ++i) output_grads[i].reset();
+    take_gradients(node, v, grads);
   } catch (const MemoryError& error) {
     node.consumed = last;  // it may have overwritten what was kept
     throw MemoryError(error, fmt::format("{}, backward", node.op->name()), shapes_of(v.inputs),
                       node.where);
   }
-  for (std::size_t i = 0; i < out; ++i) output_grads[i].reset();
-  take_gradients(node, v, grads);
 }
 
 // Frees what was kept for a node's vjp. All that read its outputs has been walked by now.
@@ -404,7 +430,7 @@ void Tape::backward(const Tensor& loss, const BackwardOptions& options) {
          "Reduce it with sum() or mean()");
   const CurrentTape unrecorded(nullptr);
   const MemoryScope scope(MemoryKind::gradient);
-  Grads grads(values_up_to(value));
+  Grads grads = no_gradients(values_up_to(value), {&loss, 1});
   grads[value] = Tensor::full(loss.shape(), 1.0, loss.dtype());
   const detail::FlushDenormals flush;
   // Where nothing was recorded behind the loss, nobody needs the parameters' values any longer: an
@@ -449,7 +475,7 @@ std::vector<Tensor> Tape::gradient(std::span<const Tensor> outputs, std::span<co
     last = std::max(last, value_of(tensor, "the value to differentiate by"));
   const CurrentTape recorded(options.create_graph ? this : nullptr);
   const MemoryScope scope(MemoryKind::gradient);
-  Grads grads(values_up_to(last));
+  Grads grads = no_gradients(values_up_to(last), outputs);
   for (std::size_t i = 0; i < outputs.size(); ++i) {
     const Tensor seed = options.seeds.empty()
                             ? Tensor::full(outputs[i].shape(), 1.0, outputs[i].dtype())

@@ -145,6 +145,10 @@ class Tape {
   void redraw() {
     for (const auto& one : redraws_) one->run();
   }
+  /// Puts the generators back to where they were before the last redraw().
+  void undo_redraw() {
+    for (std::size_t i = redraws_.size(); i-- > 0;) redraws_[i]->undo();
+  }
   bool draws() const { return !redraws_.empty(); }
 
  private:
@@ -159,6 +163,18 @@ class Tape {
     return value->serial == ref.serial() ? value : nullptr;
   }
   std::uint32_t input_value(const Tensor& tensor, const Value* found, bool kept);
+  // What f records, or nothing of it where it throws (memory ends).
+  template <class F>
+  auto all_or_nothing(const F& f) {
+    const std::size_t nodes = nodes_.size(), values = values_.size();
+    try {
+      return f();
+    } catch (...) {
+      nodes_.resize(nodes);
+      values_.resize(values);
+      throw;
+    }
+  }
   std::uint32_t foreign_leaf(const Tensor& value);
   std::uint32_t value_of(const Tensor& tensor, const char* what) const;
   /// How many values there are up to this one's node, which may have outputs behind it.

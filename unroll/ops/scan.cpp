@@ -11,6 +11,7 @@
 namespace unroll {
 namespace {
 
+using detail::fail_second_gradient;
 using detail::ScanBackward;
 using detail::ScanForward;
 using detail::ScanGroup;
@@ -50,7 +51,7 @@ struct ScanBackwardOp : OpRecord<ScanBackwardOp> {
     return static_cast<int>(group->input_count() - (group->masked() ? 1 : 0));
   }
   bool allocates() const override { return true; }
-  bool differentiable() const override { return false; }
+  void vjp(Vjp&) const override { fail_second_gradient(); }
   void infer(Args in, std::span<Spec> out) const override {
     std::size_t next = 0;
     for (std::size_t i = 0; i < group->input_count(); ++i)

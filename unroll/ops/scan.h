@@ -31,7 +31,8 @@ struct ScanOptions {
   /// nothing is computed again.
   std::int64_t checkpoint_every = 0;
   /// The plain loop on the tape: the twin that scan is tested against. It takes any cell, also one
-  /// that draws random numbers, and its gradients can be differentiated again.
+  /// that draws random numbers, and its gradients can be differentiated again where those of its
+  /// ops can (not so the gates of LSTM and GRU, one lambda of many arguments each).
   bool unrolled = false;
 };
 

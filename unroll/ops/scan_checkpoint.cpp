@@ -10,6 +10,7 @@
 namespace unroll {
 namespace {
 
+using detail::fail_second_gradient;
 using detail::ScanBackward;
 using detail::ScanForward;
 using detail::ScanPlan;
@@ -46,7 +47,7 @@ struct CheckpointedBackwardOp : OpRecord<CheckpointedBackwardOp> {
     return static_cast<int>(1 + segments.plan->states() + segments.plan->captures());
   }
   bool allocates() const override { return true; }
-  bool differentiable() const override { return false; }
+  void vjp(Vjp&) const override { fail_second_gradient(); }
   void infer(Args in, std::span<Spec> out) const override {
     std::size_t next = 0;
     for (std::size_t i = 0; i < segments.inputs(); ++i)

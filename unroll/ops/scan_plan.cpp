@@ -17,6 +17,12 @@ Tensor mask_like(const Tensor& mask, const Tensor& value) {
 
 }  // namespace
 
+void fail_second_gradient() {
+  fail("scan", "its gradient has no gradient of its own",
+       "Scan with {.unrolled = true}: the loop on the tape is differentiated again where the ops "
+       "of its cell are");
+}
+
 void check_state(const State& before, const State& after, const Where& where) {
   if (after.size() != before.size())
     fail("scan",

@@ -7,6 +7,9 @@
 
 namespace unroll::detail {
 
+/// A walk back of a scan is one op, without a gradient of its own.
+[[noreturn]] void fail_second_gradient();
+
 /// Throws Error where the state that a cell returns is not like the one it got.
 void check_state(const State& before, const State& after, const Where& where);
 

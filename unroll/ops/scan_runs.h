@@ -18,8 +18,8 @@ class ScanRuns {
   void prepare(std::size_t members, bool side_by_side, std::int64_t chunk) {
     const Way way{threads(), side_by_side, chunk};
     if (runs_.size() == members && way == way_) return;
-    way_ = way;
     runs_ = CachedVector<std::optional<Run>>(members);
+    way_ = way;
   }
   /// Member i's run on these operands, which outlive it, ready for its first advance().
   Run& begin(std::size_t i, const ScanPlan& plan, Args in, bool flag) {

@@ -59,14 +59,23 @@ void add_generate(CLI::App& app) {
       ->required();
   const auto* prompt = command->add_option(
       "--prompt", a->prompt, "What to continue (default: a new line, or the vocabulary's first)");
-  command->add_option("--count", a->count, "Characters")->check(whole(0));
+  const auto* count =
+      command->add_option("--count", a->count, "Characters, as many as have room if not given")
+          ->check(whole(0));
   command->add_option("--temperature", a->temperature, "0: always the most likely")->check(real(0));
-  command->add_option("--seed", a->seed)->check(whole(std::numeric_limits<std::int64_t>::min()));
-  command->callback([a, prompt] {
+  command->add_option("--seed", a->seed)->check(whole(0));
+  command->callback([a, prompt, count] {
     LanguageModel model = load_model(a->folder);
     const std::vector<std::string> symbols = model.vocabulary.symbols();
     if (prompt->count() == 0 && std::ranges::find(symbols, a->prompt) == symbols.end())
       a->prompt = symbols.front();
+    const auto read = static_cast<std::int64_t>(model.vocabulary.encode(a->prompt).size());
+    const auto room = room_behind(model.config, read);
+    if (count->count() == 0 && room && *room >= 0 && *room < a->count) {
+      a->count = *room;
+      fmt::print(stderr, "{} characters: a context of {} has room for no more behind {}\n", *room,
+                 model.config.context, read);
+    }
     Generator generator(static_cast<std::uint64_t>(a->seed));
     const std::string text = generate(model, a->prompt, a->count, a->temperature, generator);
     fmt::print("{}{}\n", a->prompt, text);

@@ -4,6 +4,7 @@
 #include <unroll/graph/error.h>
 #include <unroll/io/text.h>
 #include <unroll/train/checkpoint.h>
+#include <unroll/train/first_difference.h>
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
@@ -11,7 +12,11 @@
 namespace unroll::cli {
 namespace {
 
-using Json = nlohmann::json;
+// ": hidden is 8 there and 9 here"; of fingerprints there is nothing to tell.
+std::string difference(const std::string& there, const std::string& here) {
+  if (!nlohmann::json::parse(here, nullptr, false).is_object()) return {};
+  return ": " + first_difference(there, here);
+}
 
 }  // namespace
 
@@ -27,17 +32,19 @@ void check_model_folder(const std::string& command, const std::filesystem::path&
   };
   const std::filesystem::path config = folder / "config.json", checkpoint = checkpoint_in(folder);
   if (std::filesystem::exists(config)) {
-    const Json there = Json::parse(read_text(config), nullptr, false);
+    const auto there = nlohmann::json::parse(read_text(config), nullptr, false);
     if (!there.is_object() || !there.contains("model")) refuse("a config.json of something else");
     for (const auto& [name, value] : identity)  // the file has no data's
-      if (there.contains(name) && there[name] != Json::parse(value))
-        refuse(name == "model" ? "another model" : "a model of another " + name);
+      if (there.contains(name) && there[name] != nlohmann::json::parse(value))
+        refuse((name == "model" ? "another model" : "a model of another " + name) +
+               difference(there[name].dump(), value));
   }
   if (std::filesystem::exists(checkpoint)) {
     const auto there = checkpoint_identity(checkpoint);
     for (const auto& [name, value] : identity)
       if (const auto found = there.find(name); found == there.end() || found->second != value)
-        refuse("a run of another " + name);
+        refuse("a run of another " + name +
+               (found == there.end() ? "" : difference(found->second, value)));
   }
 }
 

@@ -81,7 +81,7 @@ nlohmann::json to_json(const Trained& one, std::int64_t seed) {
 
 // What the model or the run has no use for must not be taken for granted.
 void check_options(const Seq2SeqArguments& a, const CLI::App& command) {
-  const bool transformer = model_kind(a.model) == ModelKind::transformer;
+  const bool transformer = seq2seq_kind(a.model) == ModelKind::transformer;
   only_if(transformer, command, {"--heads"}, "for a model of kind " + a.model);
   only_if(!transformer, command, {"--attention", "--embedding"}, "for a Transformer");
   const auto samples = [&](const char* name) { return std::ranges::count(a.sampling, name); };

@@ -65,7 +65,7 @@ std::vector<SequencePair> encoded(const Translator& translator, const std::vecto
 Translator without_model(const Seq2SeqArguments& a, const PairTexts& texts) {
   const TokenVocabularyOptions options{.most = a.vocabulary, .at_least = a.at_least};
   Translator t{
-      .config = {.kind = model_kind(a.model),
+      .config = {.kind = seq2seq_kind(a.model),
                  .embedding = a.embedding,
                  .hidden = a.hidden,
                  .layers = a.layers,

@@ -130,7 +130,12 @@ void run(const TrainArguments& a) {
                                                     {"vocabulary", vocabulary.to_json()},
                                                     {"text", fingerprint(text)}};
   check_model_folder("train", a.out, identity);
-  if (a.resume) check_resumable("train", {a.out});
+  if (a.resume) {
+    check_resumable("train", {a.out});
+    fmt::print(
+        "resuming; from here on the schedule is this command's: learning rate {}, {} steps\n",
+        a.learning_rate, a.steps);
+  }
   const auto model = make_model(config, generator);
   fmt::print("{}: {} parameters, {} training and {} held-out characters, vocabulary {}\n", a.model,
              model->parameter_count(), cut, tokens.size() - cut, vocabulary.size());
@@ -238,7 +243,7 @@ void add_train(CLI::App& app) {
       ->add_option("--precision", a->precision,
                    "Of the products in training: f32, or bf16 where the processor has it")
       ->check(CLI::IsMember({"f32", "bf16"}));
-  command->add_option("--seed", a->seed)->check(whole(std::numeric_limits<std::int64_t>::min()));
+  command->add_option("--seed", a->seed)->check(whole(0));
   command->add_option("--threads", a->threads)->check(whole(1, 1024));
   auto* carry = command->add_flag("--carry-state", a->carry_state,
                                   "Read on and carry the state: truncated back-propagation");

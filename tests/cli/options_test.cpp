@@ -43,16 +43,18 @@ TEST_CASE("train resumes from a checkpoint alone, and writes over no other model
   refused(folder, train(own, other), {"another text", "--out"});
   for (int i = 0; i < 2; ++i) {  // by the checkpoint too, then by config.json alone
     refused(folder, train("--model lstm --hidden 8 --embedding 8 --layers 1 ", text),
-            {"another model", "--out"});
+            {"another model", "kind is \"gru\" there and \"lstm\" here", "--out"});
     refused(folder, train("--model gru --hidden 9 --embedding 8 --layers 1 ", text),
-            {"another model", "--out"});
+            {"another model: hidden is 8 there and 9 here", "--out"});
     refused(folder, train(own, letters), {"another", "--out"});
     std::filesystem::remove(model / "checkpoint.safetensors");
   }
   CHECK(read_plainly(model / "model.safetensors") == saved);
   CHECK(program(train(own + "--seed 2", text)).code == 0);  // the same run once more
   CHECK(read_plainly(model / "model.safetensors") != saved);
-  CHECK(program(train(own + "--resume", text)).code == 0);
+  const Run resumed = program(train(own + "--resume --learning-rate 0.25", text));
+  CHECK(resumed.code == 0);
+  CHECK(has(resumed.text, "learning rate 0.25"));
 
   const std::string pairs =
       "seq2seq --hidden 8 --train-pairs 20 --test-pairs 4 --steps 2 --task dates ";
@@ -76,9 +78,12 @@ TEST_CASE("options that would do nothing or less than they say are refused", "[s
   refused(folder, train + "--model mamba --embedding 8", {"--embedding does nothing", "mamba"});
   refused(folder, train + "--model lstm --layers 1 --dropout 0.1", {"--dropout", "one layer"});
   refused(folder, train + "--hidden 8 --parameters 9000", {"excludes"});
+  refused(folder, train + "--seed -1", {"'-1' is not a whole number of 0 or more"});
   refused(folder, train + "--warmup 5", {"warm-up of 5 steps in 5"});
 
   const std::string task = "seq2seq --task dates --steps 5" + out;
+  for (const char* model : {"mamba", "rwkv", "mingru", "minlstm"})
+    refused(folder, task + "--model " + model, {model, "Known: rnn, lstm, gru, transformer"});
   refused(folder, task + "--heads 2", {"--heads does nothing"});
   refused(folder, task + "--model transformer --attention dot", {"--attention does nothing"});
   refused(folder, task + "--model transformer --embedding 8", {"--embedding does nothing"});
@@ -124,6 +129,18 @@ TEST_CASE("inspect asks no more of a model than it can read", "[slow]") {
                   "--evaluation-batches 1" +
                   text + "--out" + quoted(folder / "gpt"))
               .code == 0);
+  // As many characters as its table of positions reaches to, behind a prompt of any length.
+  for (const std::string prompt : {"the ", "the cat sat on a mat "}) {
+    const Run run =
+        program("generate --prompt '" + prompt + "' --model-dir" + quoted(folder / "gpt"));
+    CAPTURE(run.text);
+    CHECK(run.code == 0);
+    CHECK(has(run.text, std::to_string(65 - prompt.size()) + " characters: a context of 64"));
+  }
+  refused(folder, "generate --count 64 --prompt 'the ' --model-dir" + quoted(folder / "gpt"),
+          {"64 symbols after a prompt of 4 pass the model's context of 64"});
+  refused(folder, "generate --prompt '#' --model-dir" + quoted(folder / "gpt"),
+          {"'#'", "train on a text that has it"});
   refused(folder, inspect("gpt") + "--steps 65", {"65 steps", "64"});
   refused(folder, inspect("gpt") + "--context 65", {"context of 65", "64"});
   refused(folder, inspect("gpt") + "--jacobians 2", {"--jacobians does nothing"});

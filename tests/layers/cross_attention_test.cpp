@@ -79,5 +79,11 @@ TEST_CASE("a projected memory that does not fit is refused", "[layers]") {
   CHECK(has(message_of([&] { decoder(x, {.projected = {projected[0]}}); }), "1 tensors for 2"));
   CHECK(has(message_of([&] { decoder(x, {.projected = {memory, memory}}); }), "keys_and_values"));
   CHECK(has(message_of([&] { decoder(x); }), "project()"));
+  CHECK(has(message_of([&] { decoder(x, {.memory = memory, .projected = projected}); }),
+            "which of them"));
+  CHECK(has(message_of([&] {
+              decoder.layer(0).multihead_attn(x, {.memory = memory, .projected = projected[0]});
+            }),
+            "which of them"));
   CHECK(has(message_of([&] { decoder.project(Tensor::zeros({4, 3, 6})); }), "the last 8"));
 }

@@ -1,5 +1,6 @@
 // Models, their folders, and generation.
 
+#include <fmt/format.h>
 #include <unroll/io/safetensors.h>
 #include <unroll/io/text.h>
 #include <unroll/train/model_dir.h>
@@ -267,6 +268,19 @@ TEST_CASE("step by step with the state carried gives what the whole sequence giv
       }
       CHECK(model->constant_state() == (kind != ModelKind::transformer));
     }
+}
+
+TEST_CASE("a Transformer takes no sequence without a batch axis") {
+  Generator g(5);
+  for (const Positions positions : {Positions::learned, Positions::rotary, Positions::sinusoidal}) {
+    CAPTURE(static_cast<int>(positions));
+    ModelConfig config = small(ModelKind::transformer);
+    config.positions = positions;
+    const auto model = make_model(config, g);
+    const std::string message = message_of([&] { (*model)(Tensor::zeros({5}, DType::i64)); });
+    CHECK(has(message, fmt::format("[5, {}], expected [T, B, {}]", config.hidden, config.hidden)));
+    CHECK(has(message, "unsqueeze()"));
+  }
 }
 
 TEST_CASE("no output depends on a later input") {

@@ -173,4 +173,26 @@ TEST_CASE("options that make no search are refused") {
   CHECK(has(message({.beam = 0}), "beam of 0"));
   CHECK(has(message({.max_length = 0}), "max_length"));
   CHECK(has(message({.length_penalty = -1}), "length_penalty"));
+  CHECK(has(message({.end = vocabulary}), "end is symbol 5 of a vocabulary of 5"));
+  CHECK(has(message({.end = -1}), "end is symbol -1"));
+}
+
+TEST_CASE("a search over scores that are no numbers says at which step") {
+  const PairBatch batch = pair_batch(some_pairs());
+  for (const ModelKind kind : {ModelKind::gru, ModelKind::transformer}) {
+    CAPTURE(to_string(kind));
+    const auto model = tiny(kind, 1);
+    for (auto& [name, parameter] : model->named_parameters())
+      if (name == "target_embed.weight") {
+        auto values = parameter.mutable_value().mutable_data<float>();
+        const std::size_t width = values.size() / vocabulary;
+        for (std::size_t i = 0; i < values.size(); ++i)
+          if (i / width != 1) values[i] = NAN;  // all but <s>
+      }
+    for (const std::int64_t beam : {4, 8})
+      CHECK(has(message_of([&] {
+                  translate(*model, batch.source, batch.lengths, {.beam = beam, .max_length = 3});
+                }),
+                "scores at step 2 are NaN"));
+  }
 }

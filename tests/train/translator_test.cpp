@@ -61,6 +61,7 @@ TEST_CASE("a damaged translator is refused") {
   };
   CHECK(has(changed([](auto& j) { j["format"] = "unroll-model-1"; }), "not of an encoder-decoder"));
   CHECK(has(changed([](auto& j) { j["model"]["kind"] = "cnn"; }), "cnn"));
+  CHECK(has(changed([](auto& j) { j["model"]["kind"] = "mamba"; }), "rnn, lstm, gru, transformer"));
   CHECK(has(changed([](auto& j) { j["model"]["attention"] = "cosine"; }), "cosine"));
   CHECK(has(changed([](auto& j) { j["model"].erase("hidden"); }), "hidden"));
   CHECK(has(changed([](auto& j) { j["model"]["hidden"] = -8; }), "hidden is -8"));

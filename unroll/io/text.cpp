@@ -163,7 +163,8 @@ std::vector<std::int64_t> Vocabulary::encode(std::string_view text) const {
               fmt::format("{} at {} is not among the {} characters of the vocabulary",
                           printable ? fmt::format("'{}' ({})", encode_utf8(character), code) : code,
                           place_of(text, offset), size()),
-              "Build the vocabulary with .unknown = true, or use Vocabulary::bytes()");
+              "Leave it out, or train on a text that has it (a vocabulary with .unknown = true, or "
+              "of bytes, takes any character)");
   });
   return indices;
 }

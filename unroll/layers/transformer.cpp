@@ -11,6 +11,7 @@ namespace {
 MultiHeadAttentionOptions attention_options(const TransformerOptions& o, bool rotary) {
   return {.embed_dim = o.d_model,
           .num_heads = o.nhead,
+          .kv_heads = o.kv_heads,
           .dropout = o.dropout,
           .bias = o.bias,
           .rotary = rotary,
@@ -141,6 +142,9 @@ State TransformerDecoderLayer::run(ResidualStream& x, const TransformerCall& cal
   if (!call.memory.defined() && call.projected.size() != 1)
     fail("TransformerDecoderLayer", "needs {.memory = ...}, what the encoder gave", where,
          "Or {.projected = ...}, what project() made of it");
+  if (call.memory.defined() && !call.projected.empty())
+    fail("TransformerDecoderLayer", "has {.memory} and {.projected}, which of them is meant?",
+         where, "Give one: project() has put into {.projected} all that is needed of the memory");
   const auto cross = [&](const Tensor& query) {
     const Tensor projected = call.projected.empty() ? Tensor() : call.projected[0];
     return dropout2_(

@@ -14,6 +14,7 @@ enum class FeedForward : std::uint8_t { relu, gelu, swiglu };
 struct TransformerOptions {
   std::int64_t d_model = 0;
   std::int64_t nhead = 1;
+  std::int64_t kv_heads = 0;  ///< of every attention; 0: nhead. See MultiHeadAttentionOptions
   std::int64_t dim_feedforward = 0;  ///< 0: 4 d_model
   int num_layers = 1;                ///< of a stack
   double dropout = 0;

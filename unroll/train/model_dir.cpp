@@ -194,6 +194,12 @@ LanguageModel load_model(const std::filesystem::path& folder) {
   return result;
 }
 
+std::optional<std::int64_t> room_behind(const ModelConfig& config, std::int64_t prompt) {
+  if (config.kind != ModelKind::transformer || config.positions != Positions::learned)
+    return std::nullopt;
+  return config.context + 1 - prompt;  // the last symbol is drawn, not read
+}
+
 std::string generate(LanguageModel& model, const std::string& prompt, std::int64_t count,
                      double temperature, Generator& generator) {
   if (!(temperature >= 0) || !std::isfinite(temperature))
@@ -203,8 +209,8 @@ std::string generate(LanguageModel& model, const std::string& prompt, std::int64
   if (start.empty())
     fail("generate", "an empty prompt", "Give one character or more, a newline for instance");
   const ModelConfig& c = model.config;
-  const bool bounded = c.kind == ModelKind::transformer && c.positions == Positions::learned;
-  if (bounded && count > c.context + 1 - static_cast<std::int64_t>(start.size()))
+  const auto room = room_behind(c, static_cast<std::int64_t>(start.size()));
+  if (room && count > *room)
     fail("generate",
          fmt::format("{} symbols after a prompt of {} pass the model's context of {}", count,
                      start.size(), c.context),

@@ -5,6 +5,7 @@
 
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 
 namespace unroll {
@@ -27,9 +28,14 @@ void save_model(const std::filesystem::path& folder, const ModelConfig& config,
 /// Throws DataError where a file is missing or malformed or the two do not belong together.
 LanguageModel load_model(const std::filesystem::path& folder);
 
+/// How many symbols generate() can draw behind a prompt of so many: a table of learned positions
+/// ends with the context it was trained for; nothing: any number.
+std::optional<std::int64_t> room_behind(const ModelConfig& config, std::int64_t prompt);
+
 /// Continues `prompt` by `count` symbols, drawn from softmax(logits / temperature); temperature 0
 /// takes the most likely one. One step at a time: a recurrent model's cost per symbol is constant.
-/// Throws DataError for a prompt with characters the model does not know.
+/// Throws DataError for a prompt with characters the model does not know, Error for more symbols
+/// than there is room for behind it.
 std::string generate(LanguageModel& model, const std::string& prompt, std::int64_t count,
                      double temperature, Generator& generator);
 

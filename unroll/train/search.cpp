@@ -50,6 +50,7 @@ class BeamSearch {
       const Tensor log_probability =
           log_softmax(model_.step(read, at)).to(DType::f64);  // [all open hypotheses, V]
       rows_ = static_cast<std::size_t>(log_probability.size(0));
+      check(log_probability, length);
       advance(log_probability, length);
       if (symbols_.empty()) break;
       if (!in_place())
@@ -65,6 +66,23 @@ class BeamSearch {
  private:
   double penalty(std::int64_t length) const {
     return std::pow((5 + static_cast<double>(length)) / 6, options_.length_penalty);
+  }
+
+  // A sort of what has no order would take any memory for its own.
+  void check(const Tensor& log_probability, std::int64_t step) const {
+    const std::int64_t vocabulary = log_probability.size(1);
+    if (options_.end < 0 || options_.end >= vocabulary)
+      fail("beam_search",
+           fmt::format("end is symbol {} of a vocabulary of {}", options_.end, vocabulary));
+    for (const double& one : log_probability.data<double>())
+      if (std::isnan(one)) {
+        const auto row =
+            static_cast<std::size_t>((&one - log_probability.ptr<double>()) / vocabulary);
+        fail(
+            "beam_search",
+            fmt::format("the model's scores at step {} are NaN, in row {} of {}", step, row, rows_),
+            "Are its weights finite?");
+      }
   }
 
   // All searches by one symbol; parents_ and symbols_ become the open hypotheses' rows and ends.

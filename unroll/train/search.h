@@ -31,7 +31,7 @@ struct Hypothesis {
 ///
 /// `at` may be any state of an earlier decoding, `last` [B] i64 the symbols read next: a search may
 /// branch from anywhere. No gradients; the model is run in the mode it is in. Throws Error for
-/// options that make no sense.
+/// options that make no sense, and for scores that are NaN.
 std::vector<std::vector<Hypothesis>> beam_search(Seq2Seq& model, Decoding at, const Tensor& last,
                                                  const SearchOptions& options = {});
 

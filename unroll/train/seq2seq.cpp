@@ -8,6 +8,7 @@
 #include <unroll/ops/index.h>
 #include <unroll/ops/layout.h>
 #include <unroll/ops/lengths.h>
+#include <unroll/train/decoding_check.h>
 #include <unroll/train/seq2seq.h>
 
 #include <algorithm>
@@ -16,6 +17,9 @@
 
 namespace unroll {
 namespace {
+
+using detail::any_size, detail::check_data_to_compute, detail::check_source, detail::check_tokens,
+    detail::DecodingCheck;
 
 // Elements `indices` of an axis into a tensor that has room for them, of any dtype.
 void take_into(std::byte* to, const Tensor& x, int axis, std::span<const std::int64_t> indices) {
@@ -36,7 +40,21 @@ Tensor taken(const Tensor& x, int axis, std::span<const std::int64_t> indices) {
   return result;
 }
 
+void check_kind(ModelKind kind) {
+  switch (kind) {
+    case ModelKind::rnn:
+    case ModelKind::lstm:
+    case ModelKind::gru:
+    case ModelKind::transformer:
+      return;
+    default:
+      fail("seq2seq", fmt::format("there is no encoder-decoder of kind {}", to_string(kind)),
+           "Known: rnn, lstm, gru, transformer");
+  }
+}
+
 void check_rows(std::span<const std::int64_t> indices, std::int64_t batch) {
+  if (indices.empty()) fail("Seq2Seq::rows", fmt::format("no sequence of a batch of {}", batch));
   for (const std::int64_t i : indices)
     if (i < 0 || i >= batch)
       fail("Seq2Seq::rows", fmt::format("sequence {} of a batch of {}", i, batch));
@@ -78,7 +96,9 @@ std::unique_ptr<RecurrentCell> make_cell(const Seq2SeqConfig& c, int layer, Gene
 class RecurrentSeq2Seq : public Seq2Seq {
  public:
   RecurrentSeq2Seq(const Seq2SeqConfig& c, GeneratorRef g)
-      : source_embed_(c.source_vocabulary, c.embedding, g),
+      : kind_(c.kind),
+        size_(c.hidden),
+        source_embed_(c.source_vocabulary, c.embedding, g),
         encoder_(make_encoder(c, g)),
         target_embed_(c.target_vocabulary, c.embedding, g),
         attention_({.query_size = c.hidden, .memory_size = c.hidden, .score = c.attention}, g),
@@ -99,10 +119,11 @@ class RecurrentSeq2Seq : public Seq2Seq {
   }
 
   Decoding encode(const Tensor& source, const Tensor& lengths) override {
+    check_source(source);
     const Output encoded =
         (*encoder_)(dropout_(source_embed_(source)), RecurrentCall{.lengths = lengths});
     const Tensor memory = transpose(encoded.output, 0, 1);
-    Decoding start{.memory = {memory, attention_.keys(memory)}, .lengths = lengths};
+    Decoding start{.memory = {memory, attention_.keys(memory)}, .lengths = lengths, .kind = kind_};
     if (lengths.defined())
       start.memory.push_back(permute(length_mask("encode", lengths, source.size(0), source.size(1),
                                                  memory.dtype(), Where::current()),
@@ -117,6 +138,8 @@ class RecurrentSeq2Seq : public Seq2Seq {
   }
 
   Output decode(const Tensor& tokens, const Decoding& at) override {
+    check_tokens("decode", tokens, 2, check("decode", at));
+    check_data_to_compute("decode", at, tokens);
     const Tensor embedded = dropout_(target_embed_(tokens));
     const Cell cell = [&](const Tensor& x, const State& state) { return run(x, state, at); };
     Output result;
@@ -132,6 +155,20 @@ class RecurrentSeq2Seq : public Seq2Seq {
 
   int batch_axis() const override { return 0; }
   std::string describe() const override { return "RecurrentSeq2Seq"; }
+
+ protected:
+  std::int64_t check(const char* op, const Decoding& at) const override {
+    const DecodingCheck check(op, at, kind_, at.lengths.defined() ? 3 : 2);
+    const DType dtype = head_.weight.dtype();
+    check.memory(0, {any_size, any_size, size_}, dtype);
+    const std::int64_t batch = at.memory[0].size(0), steps = at.memory[0].size(1);
+    check.memory(1, {batch, steps, size_}, dtype);
+    if (at.memory.size() > 2) check.memory(2, {batch, 1, steps}, dtype);
+    check.lengths(batch);
+    check.state_count({cells_.size() * (kind_ == ModelKind::lstm ? 2 : 1) + 1});
+    for (std::size_t i = 0; i < at.state.size(); ++i) check.state(i, {batch, size_}, dtype);
+    return batch;
+  }
 
  private:
   // The state is that of each cell, then the attentional vector.
@@ -152,6 +189,8 @@ class RecurrentSeq2Seq : public Seq2Seq {
     return {attentional, std::move(next)};
   }
 
+  ModelKind kind_;
+  std::int64_t size_;
   Embedding source_embed_;
   std::unique_ptr<RecurrentLayer> encoder_;
   Embedding target_embed_;
@@ -185,12 +224,16 @@ class TransformerSeq2Seq : public Seq2Seq {
   }
 
   Decoding encode(const Tensor& source, const Tensor& lengths) override {
+    check_source(source);
     const Tensor x = vectors(source_embed_, source, 0);
     return {.memory = decoder_.project(encoder_(x, {.lengths = lengths}).output),
-            .lengths = lengths};
+            .lengths = lengths,
+            .kind = ModelKind::transformer};
   }
 
   Output decode(const Tensor& tokens, const Decoding& at) override {
+    check_tokens("decode", tokens, 2, check("decode", at));
+    check_data_to_compute("decode", at, tokens);
     const std::int64_t past = steps_of(at.state);
     State used = at.state;
     if (has_room(used)) {
@@ -201,12 +244,17 @@ class TransformerSeq2Seq : public Seq2Seq {
   }
 
   Tensor step(const Tensor& tokens, Decoding& at) override {
-    if (Tape::current() != nullptr || tokens.is_abstract()) return Seq2Seq::step(tokens, at);
-    const std::int64_t past = steps_of(at.state), batch = tokens.size(0);
-    make_room(at.state, past, batch);
-    const State caches(at.state.begin(), at.state.end() - 1);
-    const Output result = run(unsqueeze(tokens, 0), at, {.cache = caches, .past = past}, past);
-    at.state.back() = steps_tensor(past + 1, batch);
+    const std::int64_t batch = check("step", at);
+    check_tokens("step", tokens, 1, batch);
+    check_data_to_compute("step", at, tokens);
+    if (Tape::current() != nullptr || tokens.is_abstract() || at.memory[0].is_abstract())
+      return Seq2Seq::step(tokens, at);
+    const std::int64_t past = steps_of(at.state);
+    // What fails from here on leaves `at` as it is: nobody looks behind the steps that it counts.
+    State roomy = with_room(at.state, past, batch);
+    const Output result = run(unsqueeze(tokens, 0), at, {.cache = roomy, .past = past}, past);
+    roomy.push_back(steps_tensor(past + 1, batch));
+    at.state = std::move(roomy);
     return select(result.output, 0, 0);
   }
 
@@ -214,6 +262,33 @@ class TransformerSeq2Seq : public Seq2Seq {
   std::string describe() const override { return "TransformerSeq2Seq"; }
 
  protected:
+  std::int64_t check(const char* op, const Decoding& at) const override {
+    const auto layers = static_cast<std::size_t>(layers_);
+    const DecodingCheck check(op, at, ModelKind::transformer, layers);
+    const DType dtype = head_.weight.dtype();
+    check.memory(0, {any_size, any_size, 2 * size_}, dtype);
+    const std::int64_t memory_steps = at.memory[0].size(0), batch = at.memory[0].size(1);
+    for (std::size_t i = 1; i < layers; ++i)
+      check.memory(i, {memory_steps, batch, 2 * size_}, dtype);
+    check.lengths(batch);
+    check.state_count({0, layers, layers + 1});
+    if (at.state.empty()) return batch;
+    const bool roomy = has_room(at.state);
+    // While training, a pass leaves queries too, before the keys and values.
+    const bool wide = !roomy && at.state[0].defined() && at.state[0].rank() == 3 &&
+                      at.state[0].size(2) == 3 * size_;
+    check.state(0, {any_size, batch, (wide ? 3 : 2) * size_}, dtype);
+    for (std::size_t i = 1; i < layers; ++i)
+      check.state(i, {at.state[0].size(0), batch, at.state[0].size(2)}, dtype);
+    if (!roomy) return batch;
+    check.state(layers, {1, batch}, DType::i64);
+    if (at.state[layers].is_abstract()) detail::check_data(op, at);
+    if (const std::int64_t steps = steps_of(at.state); steps < 1 || steps > at.state[0].size(0))
+      fail(op, fmt::format("the Decoding counts {} steps in a cache of {}", steps,
+                           at.state[0].size(0)));
+    return batch;
+  }
+
   State state_rows(const State& state, std::span<const std::int64_t> indices) const override {
     if (!has_room(state)) return Seq2Seq::state_rows(state, indices);
     State result;
@@ -240,30 +315,28 @@ class TransformerSeq2Seq : public Seq2Seq {
     return Tensor::full({1, batch}, static_cast<double>(steps), DType::i64);
   }
 
-  // For one step more, in memory that no other state shares.
-  void make_room(State& state, std::int64_t past, std::int64_t batch) {
+  // The caches for one step more, in memory that no other state shares.
+  State with_room(const State& state, std::int64_t past, std::int64_t batch) const {
     constexpr std::int64_t least = 16;
     const DType dtype = head_.weight.dtype();
     const bool had = has_room(state);
-    if (!had) {
-      state.resize(static_cast<std::size_t>(layers_) + 1);
-      state.back() = steps_tensor(past, batch);
-    }
     std::int64_t rows = had ? state[0].size(0) : least;
     while (rows <= past) rows *= 2;
-    for (std::size_t i = 0; i + 1 < state.size(); ++i) {
-      Tensor& one = state[i];
-      if (had && one.unique() && one.size(0) == rows) continue;
-      Tensor larger = Tensor::empty({rows, batch, 2 * size_}, dtype);
-      if (past > 0) {
-        Tensor used = one.rows(0, past);
-        const std::int64_t width = used.size(2);  // while training, more than is of use
-        if (width > 2 * size_) used = slice(used, 2, width - 2 * size_, width);
-        std::memcpy(larger.bytes(), used.bytes(),
-                    static_cast<std::size_t>(used.numel() * size_of(dtype)));
+    State result;
+    for (std::size_t i = 0; i < static_cast<std::size_t>(layers_); ++i) {
+      if (had && state[i].unique() && state[i].size(0) == rows) {
+        result.push_back(state[i]);
+        continue;
       }
-      one = larger;
+      result.push_back(Tensor::empty({rows, batch, 2 * size_}, dtype));
+      if (past == 0) continue;
+      Tensor used = state[i].rows(0, past);
+      const std::int64_t width = used.size(2);  // while training, more than is of use
+      if (width > 2 * size_) used = slice(used, 2, width - 2 * size_, width);
+      std::memcpy(result[i].bytes(), used.bytes(),
+                  static_cast<std::size_t>(used.numel() * size_of(dtype)));
     }
+    return result;
   }
 
   Output run(const Tensor& tokens, const Decoding& at, TransformerCall call, std::int64_t past) {
@@ -304,6 +377,7 @@ class TransformerSeq2Seq : public Seq2Seq {
 }  // namespace
 
 Tensor Seq2Seq::step(const Tensor& tokens, Decoding& at) {
+  check_tokens("step", tokens, 1, check("step", at));
   Output next = decode(unsqueeze(tokens, 0), at);
   at.state = std::move(next.state);
   return select(next.output, 0, 0);
@@ -316,30 +390,39 @@ State Seq2Seq::state_rows(const State& state, std::span<const std::int64_t> indi
 }
 
 Decoding Seq2Seq::reordered(const Decoding& at, std::span<const std::int64_t> indices) const {
-  const std::int64_t batch = at.memory.at(0).size(batch_axis());
+  const std::int64_t batch = check("Seq2Seq::reordered", at);
+  detail::check_data("Seq2Seq::reordered", at);
   if (static_cast<std::int64_t>(indices.size()) != batch)
     fail("Seq2Seq::reordered", fmt::format("{} rows for a batch of {}", indices.size(), batch),
          "rows() takes any number of them");
   check_rows(indices, batch);
-  Decoding result{.memory = at.memory, .lengths = at.lengths};
+  Decoding result{.memory = at.memory, .lengths = at.lengths, .kind = at.kind};
   result.state = state_rows(at.state, indices);
   return result;
 }
 
 Decoding Seq2Seq::rows(const Decoding& at, std::span<const std::int64_t> indices) const {
-  check_rows(indices, at.memory.at(0).size(batch_axis()));
-  Decoding result;
-  for (std::size_t i = 0; i < at.memory.size(); ++i)
-    result.memory.push_back(taken(at.memory[i], batch_axis(), indices));
+  const std::int64_t batch = check("Seq2Seq::rows", at);
+  detail::check_data("Seq2Seq::rows", at);
+  check_rows(indices, batch);
+  Decoding result{.kind = at.kind};
+  for (const Tensor& one : at.memory) result.memory.push_back(taken(one, batch_axis(), indices));
   if (at.lengths.defined()) result.lengths = taken(at.lengths, 0, indices);
   result.state = state_rows(at.state, indices);
   return result;
+}
+
+ModelKind seq2seq_kind(const std::string& name) {
+  const ModelKind kind = model_kind(name);
+  check_kind(kind);
+  return kind;
 }
 
 std::unique_ptr<Seq2Seq> make_seq2seq(const Seq2SeqConfig& c, GeneratorRef generator) {
   const auto need = [](bool fine, const std::string& what, const char* hint = "") {
     if (!fine) fail("seq2seq", what, hint);
   };
+  check_kind(c.kind);
   need(c.source_vocabulary > 0 && c.target_vocabulary > 0,
        fmt::format("vocabularies of {} and {} symbols", c.source_vocabulary, c.target_vocabulary));
   need(c.embedding > 0 && c.hidden > 0 && c.layers > 0,

@@ -178,6 +178,12 @@ class TransformerModel : public SequenceModel {
  private:
   // Vectors with what tells their positions, `past` and those behind it.
   Tensor placed(const Tensor& embedded, std::int64_t past) {
+    if (embedded.rank() != 3)  // positions would be broadcast along what is no batch
+      fail_shape(
+          "model",
+          fmt::format("a {}'s embedded input is {}, expected [T, B, {}]", describe(),
+                      to_string(embedded.shape()), config_.hidden),
+          embedded.rank() == 2 ? "Give a single sequence a batch axis with unsqueeze()" : "");
     const std::int64_t steps = embedded.size(0);
     Tensor x = embedded;
     if (positions_) x = x + unsqueeze((*positions_)(steps, past), 1);

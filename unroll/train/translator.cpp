@@ -35,7 +35,7 @@ Seq2SeqConfig config_from(const Json& json) {
                 fmt::format("{} is {}, no whole number up to {}", key, found.dump(), most));
     return found.get<std::int64_t>();
   };
-  return {.kind = model_kind(json.at("kind").get<std::string>()),
+  return {.kind = seq2seq_kind(json.at("kind").get<std::string>()),
           .source_vocabulary = size("source_vocabulary"),
           .target_vocabulary = size("target_vocabulary"),
           .embedding = size("embedding"),

@@ -75,9 +75,12 @@ PointwiseLoop pointwise_loop(const Shape& shape, Args in, std::span<const Pointw
   PointwiseLoop loop;
   loop.inner = 1;
   if (count == 0) return loop;
-  const int last = axes[--count];
-  loop.inner = shape[last];
-  for (; count > 0; --count) {
+  const int last = axes[count - 1];
+  // Columns of width 1 lie apart along every axis that is left: each of them is a row.
+  bool run = true;
+  for (std::size_t s = 0; s < n; ++s) run = run && stride[s][last] <= 1;
+  if (run) loop.inner = shape[axes[--count]];
+  for (; run && count > 0; --count) {
     const int axis = axes[count - 1];
     bool joins = true;
     for (std::size_t s = 0; s < n && joins; ++s)
@@ -161,6 +164,16 @@ const RegisterOp pointwise_row{{
                                     [](auto x, auto b) { return sin(x) * exp(b) + cos(x); }, in[0],
                                     in[1]);
                               }),
+                normal_sample_of({{3, 4, 2}, {3, 1, 1}},  // columns of width 1
+                                 [](auto in) -> std::vector<Tensor> {
+                                   const auto [a, b] = chunk<2>(in[0]);
+                                   const auto [p, q] = pointwise(
+                                       [](auto a, auto b, auto c) {
+                                         return std::tuple{a * tanh(b), sigmoid(b) * c};
+                                       },
+                                       a, b, in[1]);
+                                   return {p, q};
+                                 }),
                 normal_sample_of({{3, 8}, {3, 4}},
                                  [](auto in) -> std::vector<Tensor> {
                                    const auto [a, b] = chunk<2>(in[0]);

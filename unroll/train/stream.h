@@ -51,7 +51,8 @@ class Stream {
   /// The next step of the streams 0 .. B - 1: tokens [B] or features [B, F] -> outputs [B, O].
   /// The result is written over by a later step unless somebody holds it. Throws ShapeError for an
   /// input of another shape or dtype than the model's, Error where a stream would pass the model's
-  /// context, and whatever an op throws; then no stream has moved or joined.
+  /// context, and whatever an op throws; then no stream has moved or joined (but for a state that
+  /// an earlier op has written in place where a later one refuses data: docs/design.md).
   Tensor step(const Tensor& x);
   /// The same for the streams named: row i of x is that of ids[i].
   Tensor step(std::span<const std::int64_t> ids, const Tensor& x);

@@ -33,8 +33,9 @@ class TrainStep {
   TrainStep(TraceFunction f, Optimizer& optimizer, const TrainStepOptions& options = {});
 
   /// Trains on one batch and returns what f gave. The optimizer's parameters lose the gradients
-  /// that they had. Throws Error as trace_gradient() does, and where the loss is not finite or
-  /// memory ends (MemoryError, naming the op): parameters and optimizer are then as they were.
+  /// that they had; another parameter that f reads has those of this step alone, not a sum. Throws
+  /// Error as trace_gradient() does, and where the loss is not finite or memory ends (MemoryError,
+  /// naming the op): parameters and optimizer are then as they were.
   std::span<const Tensor> operator()(std::span<const Tensor> inputs);
   std::span<const Tensor> operator()(std::initializer_list<Tensor> inputs) {
     return (*this)(std::span(inputs.begin(), inputs.size()));

@@ -68,7 +68,7 @@ class Generator {
   std::shared_ptr<RandomPosition> at_;  // this generator's alone, but for the programs that draw
   // The trace in which it was made, which would make the same one in every run; 0: none.
   std::uint64_t made_in_;
-  std::uint64_t copied_in_ = 0;  // likewise
+  std::uint64_t copied_in_ = 0;  // the trace in which it was copied from another; 0: none
   std::uint64_t cached_block_ = ~0ull;
   std::array<std::uint32_t, 4> cache_{};
 };

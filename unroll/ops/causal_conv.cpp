@@ -161,7 +161,7 @@ struct CausalConv : OpRecord<CausalConv> {
     for (std::size_t i = 1; i < in.size(); ++i)
       if (in[i].dtype() != in[0].dtype())
         fail(name(), fmt::format("x {} and {}", to_string(in[0]), to_string(in[i])),
-             "Convert one of them with to()");
+             "Convert one of them with cast()");
     out[0] = in[0].spec();
   }
   void forward(Args in, std::span<Tensor> out) const override {

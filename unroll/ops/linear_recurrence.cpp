@@ -91,7 +91,7 @@ struct LinearRecurrence : OpRecord<LinearRecurrence> {
       if (in[i].dtype() != in[0].dtype())
         fail(name(),
              fmt::format("a {} and {} {}", to_string(in[0]), i == 1 ? "b" : "h0", to_string(in[i])),
-             "Convert one of them with to()");
+             "Convert one of them with cast()");
     out[0] = in[0].spec();
   }
   void forward(Args in, std::span<Tensor> out) const override {

@@ -81,7 +81,7 @@ struct Matmul : OpRecord<Matmul> {
                  "Give a vector a row or column axis with unsqueeze()");
     if (a.dtype() != b.dtype() || !is_float(a.dtype()))
       fail(name(), fmt::format("dtypes: a {} and b {}", to_string(a), to_string(b)),
-           "Both must be f32 or both f64; convert with to()");
+           "Both must be f32 or both f64; convert with cast()");
     const std::int64_t m = a.shape()[transpose_a ? -1 : -2], k_a = a.shape()[transpose_a ? -2 : -1];
     const std::int64_t k_b = b.shape()[transpose_b ? -1 : -2], n = b.shape()[transpose_b ? -2 : -1];
     if (k_a != k_b) fail_sizes(a, b, k_a);

@@ -116,7 +116,7 @@ struct Norm : OpRecord<Norm> {
     for (std::size_t i = 1; i < in.size(); ++i)
       if (in[i].dtype() != in[0].dtype())
         fail(name(), fmt::format("x {} and {}", to_string(in[0]), to_string(in[i])),
-             "Convert one of them with to()");
+             "Convert one of them with cast()");
     out[0] = in[0].spec();
     out[1] = out[2] = {x.without(-1), in[0].dtype()};
     if (parts.added) out[3] = in[0].spec();

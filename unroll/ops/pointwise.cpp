@@ -37,7 +37,7 @@ Shape pointwise_shape(const char* name, Args in, std::span<const PointwiseSlot> 
       fail(name,
            fmt::format("dtypes differ: input 0 {} and input {} {}", to_string(in[0]), i,
                        to_string(in[i])),
-           "Convert one of them with to()");
+           "Convert one of them with cast()");
     if (!is_float(dtype)) fail(name, fmt::format("needs f32 or f64, got {}", to_string(in[0])));
   }
   Shape shape = slot_shape(in, slots[0]);
@@ -154,6 +154,17 @@ void fail_derivative_order(const char* name) {
 }  // namespace detail
 namespace {
 
+// Columns in, several results out.
+std::vector<Tensor> of_two_halves(std::span<const Tensor> in) {
+  const auto [a, b] = chunk<2>(in[0]);
+  const auto [p, q] = pointwise(
+      [](auto a, auto b, auto c) {
+        return std::tuple{a * tanh(b), sigmoid(b) * c};
+      },
+      a, b, in[1]);
+  return {p, q};
+}
+
 const RegisterOp pointwise_row{{
     .name = "pointwise",
     .signature = "pointwise(lambda, x...)",
@@ -165,25 +176,8 @@ const RegisterOp pointwise_row{{
                                     in[1]);
                               }),
                 normal_sample_of({{3, 4, 2}, {3, 1, 1}},  // columns of width 1
-                                 [](auto in) -> std::vector<Tensor> {
-                                   const auto [a, b] = chunk<2>(in[0]);
-                                   const auto [p, q] = pointwise(
-                                       [](auto a, auto b, auto c) {
-                                         return std::tuple{a * tanh(b), sigmoid(b) * c};
-                                       },
-                                       a, b, in[1]);
-                                   return {p, q};
-                                 }),
-                normal_sample_of({{3, 8}, {3, 4}},
-                                 [](auto in) -> std::vector<Tensor> {
-                                   const auto [a, b] = chunk<2>(in[0]);
-                                   const auto [p, q] = pointwise(
-                                       [](auto a, auto b, auto c) {
-                                         return std::tuple{a * tanh(b), sigmoid(b) * c};
-                                       },
-                                       a, b, in[1]);
-                                   return {p, q};
-                                 })},
+                                 of_two_halves),
+                normal_sample_of({{3, 8}, {3, 4}}, of_two_halves)},
     .twice = false,
 }};
 

@@ -116,7 +116,7 @@ struct SelectiveScan : OpRecord<SelectiveScan> {
     for (std::size_t i = 1; i < in.size(); ++i)
       if (in[i].dtype() != in[0].dtype())
         fail(name(), fmt::format("x {} and {}", to_string(in[0]), to_string(in[i])),
-             "Convert one of them with to()");
+             "Convert one of them with cast()");
     out[0] = in[0].spec();
     out[1] = in[5].spec();
     out[2] = {in[5].shape().inserted(0, shape_of(in[0], in[2]).kept()), in[0].dtype()};

@@ -7,6 +7,7 @@ if(NOT unroll_sources)
   return()
 endif()
 
+include(CheckCXXCompilerFlag)
 include(UnrollAssets)
 find_package(nlohmann_json REQUIRED)
 
@@ -32,6 +33,17 @@ target_link_libraries(unroll
 if(UNROLL_ONEDNN)
   target_link_libraries(unroll PRIVATE unroll::onednn)
   target_compile_definitions(unroll PRIVATE UNROLL_ONEDNN=1)
+endif()
+
+# Compiled for processors with matrix tiles, and run only where there are some. (GCC 12 warns of what
+# its own header leaves undefined.)
+if(UNROLL_AMX AND CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+  check_cxx_compiler_flag(-march=sapphirerapids UNROLL_COMPILER_HAS_AMX)
+  if(UNROLL_COMPILER_HAS_AMX)
+    set_source_files_properties(${PROJECT_SOURCE_DIR}/unroll/ops/amx.cpp PROPERTIES
+      COMPILE_OPTIONS "-march=sapphirerapids;-Wno-maybe-uninitialized"
+      COMPILE_DEFINITIONS UNROLL_AMX=1)
+  endif()
 endif()
 
 # cpu.cpp tells a user that the library was built for another processor, so it must run on any.

@@ -2,6 +2,7 @@
 #include <unroll/graph/threads.h>
 #include <unroll/ops/bf16.h>
 #include <unroll/ops/gemm.h>
+#include <unroll/ops/gemm_amx.h>
 #include <unroll/ops/gemm_row.h>
 #include <unroll/ops/gemm_small.h>
 #include <unroll/ops/simd.h>
@@ -83,6 +84,12 @@ std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
 
+// Of a product whose columns are cut: how many a piece has.
+std::int64_t column_step(const Gemm& g) {
+  const std::int64_t pieces = piece_count(g);
+  return round_up((g.n + pieces - 1) / pieces, 64);
+}
+
 // Rows begin to end of the result. Columns of a transposed A are copied out: in place the backend
 // would take another way, and sum in another order.
 template <class In, class T>
@@ -111,6 +118,13 @@ void cut_and_run(const Gemm& g, const In* a, const In* b, const T* bias, T* c) {
     if (g.m == 1 && g.batch == 1 && g.transpose_b && !g.transpose_a)
       return row_times_transposed(g, a, b, bias, c);
   const std::int64_t pieces = piece_count(g);
+  const std::int64_t step = round_up((g.m + pieces - 1) / pieces, 32);
+  if constexpr (std::is_same_v<In, float>)
+    if (detail::is_amx(g))
+      return parallel_for(g.m, step, pieces > 1 ? flops(g) : 0,
+                          [&](std::int64_t begin, std::int64_t end) {
+                            detail::gemm_amx(g, {begin, end}, a, b, bias, c);
+                          });
   if (pieces == 1) return run_piece(g, a, b, bias, c);
   if (g.batch > 1) {
     const std::int64_t step = (g.batch + pieces - 1) / pieces;
@@ -121,7 +135,6 @@ void cut_and_run(const Gemm& g, const In* a, const In* b, const T* bias, T* c) {
     });
     return;
   }
-  const std::int64_t step = round_up((g.m + pieces - 1) / pieces, 32);
   parallel_for(g.m, step, flops(g), [&](std::int64_t begin, std::int64_t end) {
     run_rows(g, begin, end, a, b, bias, c);
   });
@@ -154,13 +167,15 @@ PackedGemm<T>::PackedGemm(const Gemm& g, const T* b) : whole_(g) {
       form_ = Form::row;
       b_ = b;
       return;
+    } else if (std::is_same_v<T, float> && detail::is_amx(g)) {
+      form_ = Form::amx;
     } else if (!backend_packs<T>) {
       // As it is: a product has the same bits whether it is packed or not.
     } else if (detail::is_small(g)) {
       form_ = Form::small;  // which sums in the backend's order
     } else {
       // Few rows share many columns: the columns are what is cut.
-      const std::int64_t step = round_up((g.n + piece_count(g) - 1) / piece_count(g), 64);
+      const std::int64_t step = column_step(g);
       for (std::int64_t column = 0; column < g.n; column += step) {
         Gemm piece = g;
         piece.packed = true;
@@ -177,6 +192,14 @@ template <class T>
 void PackedGemm<T>::pack(const T* b) {
   b_ = b;
   if (form_ == Form::row && !panels_.defined()) return;
+  if (form_ == Form::amx) {
+    if (!panels_.defined())
+      panels_ = Tensor::empty({static_cast<std::int64_t>(detail::amx_packed_bytes(whole_))},
+                              DType::u8);
+    if constexpr (std::is_same_v<T, float>)
+      if (!panels_.is_abstract()) detail::pack_amx(whole_, b, panels_.bytes());
+    return;
+  }
   if (form_ != Form::backend) {
     if (!panels_.defined())
       panels_ = Tensor::empty({detail::small_panel_size(whole_)}, dtype_of<T>());
@@ -220,6 +243,7 @@ void PackedGemm<T>::run(const T* a, const T* bias, T* c) const {
   }
   if constexpr (std::is_same_v<T, float>)
     if (form_ == Form::small) return detail::gemm_small(whole_, a, panels_.ptr<T>(), bias, c);
+  if (form_ == Form::amx) return run_amx(a, bias, c);
   if (pieces_.empty()) return gemm(whole_, a, b_, bias, c);
   if constexpr (std::is_same_v<T, float>) {
     if (whole_.bf16) {
@@ -239,6 +263,15 @@ void PackedGemm<T>::run_pieces(const In* a, const T* bias, T* c) const {
                [&](std::int64_t i, std::int64_t) {
                  run_columns(pieces_[static_cast<std::size_t>(i)], a, bias, c);
                });
+}
+
+template <class T>
+void PackedGemm<T>::run_amx(const T* a, const T* bias, T* c) const {
+  if constexpr (std::is_same_v<T, float>)
+    parallel_for(whole_.n, column_step(whole_), flops(whole_),
+                 [&](std::int64_t begin, std::int64_t end) {
+                   detail::gemm_amx_packed(whole_, {begin, end}, a, panels_.bytes(), bias, c);
+                 });
 }
 
 // By way of memory of its own: the backend is fast where the result's rows follow each other.
@@ -264,6 +297,8 @@ template class PackedGemm<float>;
 template class PackedGemm<double>;
 
 std::size_t gemm_workspace(const Gemm& g, DType dtype) {
+  if (dtype == DType::f32 && detail::is_amx(g))
+    return detail::amx_workspace(g) * static_cast<std::size_t>(piece_count(g));
   const bool copies = g.transpose_a && g.batch == 1 && piece_count(g) > 1;
   return copies ? static_cast<std::size_t>(g.m * g.k * size_of(dtype)) : 0;
 }

@@ -25,8 +25,8 @@ struct Gemm {
   friend bool operator==(const Gemm&, const Gemm&) = default;
 };
 
-/// f32 goes to oneDNN where it is built in, f64 to OpenBLAS. Bits do not depend on the number of
-/// threads. With `bf16` f32 needs oneDNN and a processor that has it (check_precision()).
+/// f32 goes to the processor's matrix tiles where it has some (amx.h), else to oneDNN where it is
+/// built in; f64 to OpenBLAS. Bits do not depend on the number of threads. With `bf16` f32 needs oneDNN and a processor that has it (check_precision()).
 void gemm(const Gemm& g, const float* a, const float* b, const float* bias, float* c);
 void gemm(const Gemm& g, const double* a, const double* b, const double* bias, double* c);
 
@@ -57,14 +57,16 @@ class PackedGemm {
   // In: T, or bf16's bits.
   template <class In>
   void run_pieces(const In* a, const T* bias, T* c) const;
+  void run_amx(const T* a, const T* bias, T* c) const;
   template <class In>
   void run_columns(const Piece& piece, const In* a, const T* bias, T* c) const;
 
   Gemm whole_;
   const T* b_ = nullptr;
-  enum class Form : std::uint8_t { backend, small, row };  // see gemm_small.h, gemm_row.h
+  // See gemm_amx.h, gemm_small.h, gemm_row.h.
+  enum class Form : std::uint8_t { backend, amx, small, row };
   Form form_ = Form::backend;
-  Tensor panels_;                   // of the latter two
+  Tensor panels_;                   // of the latter three
   mutable bool backwards_ = false;  // the order in which the next row goes through them
   CachedVector<Piece> pieces_;
 };

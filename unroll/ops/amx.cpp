@@ -1,0 +1,370 @@
+// Compiled for a processor that has tiles, whatever the rest is compiled for: it includes nothing
+// whose inline functions others share, and runs only where available() says so.
+#include <unroll/ops/amx.h>
+
+#if defined(UNROLL_AMX) && defined(__linux__)
+#include <cpuid.h>
+#include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+namespace unroll::detail::amx {
+namespace {
+
+// Of a tile: rows, and numbers of 32 bits in one. Such a number is the parts of two f32, 16 apart in
+// depth: which pairs a tile multiplies is free as long as both operands agree.
+constexpr std::int64_t side = 16;
+constexpr std::int64_t tile_size = side * side, part_size = 2 * tile_size,
+                       step_size = 3 * part_size;
+
+struct alignas(64) Configuration {
+  std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
+  std::uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+  std::uint8_t rows[16] = {side, side, side, side, side, side, side, side};
+};
+static_assert(sizeof(Configuration) == 64);
+
+bool allowed() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  constexpr unsigned tiles = 1U << 24, bf16 = 1U << 22;
+  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0 || (d & tiles) == 0 || (d & bf16) == 0)
+    return false;
+  // Linux saves a process's tiles only from when it has asked.
+  constexpr long request_permission = 0x1023, tile_data = 18;
+  return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+}
+
+// The parts of x and of y, each pair in 32 bits: x's low, y's high. `rest` turns NaN where a number
+// is not finite or rounds to infinity.
+inline void split(__m512 x, __m512 y, __m512i parts[3], __m512& rest) {
+  const __m512i half = _mm512_set1_epi32(0x8000), upper = _mm512_set1_epi32(-0x10000);
+  for (int part = 0; part < 2; ++part) {
+    const __m512i near_x =
+        _mm512_and_si512(_mm512_add_epi32(_mm512_castps_si512(x), half), upper);
+    const __m512i near_y =
+        _mm512_and_si512(_mm512_add_epi32(_mm512_castps_si512(y), half), upper);
+    parts[part] = _mm512_or_si512(_mm512_srli_epi32(near_x, 16), near_y);
+    x = _mm512_sub_ps(x, _mm512_castsi512_ps(near_x));
+    y = _mm512_sub_ps(y, _mm512_castsi512_ps(near_y));
+  }
+  rest = _mm512_add_ps(rest, _mm512_add_ps(x, y));
+  parts[2] =
+      _mm512_or_si512(_mm512_srli_epi32(_mm512_castps_si512(x), 16), _mm512_castps_si512(y));
+}
+
+inline void transpose(__m512i rows[side]) {
+  __m512i half[side];
+  for (int i = 0; i < 16; i += 2) {
+    half[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
+    half[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
+  }
+  for (int i = 0; i < 16; i += 4)
+    for (int j = 0; j < 2; ++j) {
+      rows[i + 2 * j] = _mm512_unpacklo_epi64(half[i + j], half[i + j + 2]);
+      rows[i + 2 * j + 1] = _mm512_unpackhi_epi64(half[i + j], half[i + j + 2]);
+    }
+  constexpr int even = 0x88, odd = 0xdd;
+  for (int i = 0; i < 4; ++i)
+    for (int j = 0; j < 16; j += 8) {
+      half[j + i] = _mm512_shuffle_i32x4(rows[j + i], rows[j + i + 4], even);
+      half[j + i + 4] = _mm512_shuffle_i32x4(rows[j + i], rows[j + i + 4], odd);
+    }
+  for (int i = 0; i < 8; ++i) {
+    rows[i] = _mm512_shuffle_i32x4(half[i], half[i + 8], even);
+    rows[i + 8] = _mm512_shuffle_i32x4(half[i], half[i + 8], odd);
+  }
+}
+
+// The first `count` of 16 numbers, zeros behind.
+inline __m512 load(const float* p, std::int64_t count) {
+  if (count >= side) return _mm512_loadu_ps(p);
+  if (count <= 0) return _mm512_setzero_ps();
+  return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1U << count) - 1), p);
+}
+
+// Where in a panel the parts of number k of row r are, and in which half of the 32 bits.
+struct Place {
+  std::int64_t index;
+  bool high;
+};
+template <bool Left>
+Place place(std::int64_t r, std::int64_t k) {
+  const std::int64_t i = k % side, row = Left ? r % side : i, column = Left ? i : r % side;
+  return {k / step_depth * step_size + r / side * tile_size + row * side + column,
+          k % step_depth >= side};
+}
+
+// A number from its bits above, and those bits.
+inline float as_float(std::uint32_t bits) { return __builtin_bit_cast(float, bits); }
+inline std::uint32_t as_bits(float x) { return __builtin_bit_cast(std::uint32_t, x); }
+inline bool is_finite(float x) { return (as_bits(x) & 0x7f800000U) != 0x7f800000U; }
+
+// Parts cut off rather than rounded, so that no part of a finite number is infinite; what is not
+// finite is its first part.
+template <bool Left>
+void pack_unfit(const Rows& rows, std::int64_t count, std::int64_t depth, std::uint32_t* panel) {
+  for (std::int64_t r = 0; r < count; ++r)
+    for (std::int64_t k = 0; k < depth; ++k) {
+      float x = rows.data[r * rows.row + k * rows.depth_step];
+      const Place at = place<Left>(r, k);
+      for (int part = 0; part < 3; ++part) {
+        std::uint32_t bits = as_bits(x) & 0xffff0000U;
+        if (x != x) bits |= 0x00400000U;  // a NaN whose bits are all below stays one
+        x = is_finite(x) ? x - as_float(bits) : 0.0F;
+        std::uint32_t& word = panel[at.index + part * part_size];
+        word = at.high ? (word & 0xffffU) | bits : (word & 0xffff0000U) | bits >> 16;
+      }
+    }
+}
+
+template <bool Left>
+float number(const std::uint32_t* panel, std::int64_t r, std::int64_t k) {
+  const Place at = place<Left>(r, k);
+  float sum = 0;
+  for (int part = 2; part >= 0; --part) {
+    const std::uint32_t word = panel[at.index + part * part_size];
+    sum += as_float(at.high ? word & 0xffff0000U : word << 16);
+  }
+  return sum;
+}
+
+template <bool Left>
+void pack(const Rows& from, std::int64_t count, std::int64_t depth, std::byte* bytes) {
+  auto* const panel = reinterpret_cast<std::uint32_t*>(bytes);
+  std::uint32_t* to = panel;
+  const bool along = from.depth_step == 1;
+  __m512 rest = _mm512_setzero_ps();
+  for (std::int64_t k = 0; k < depth; k += step_depth, to += step_size)
+    for (std::int64_t tile = 0; tile < 2; ++tile) {
+      const std::int64_t first = tile * side, left = depth - k;
+      __m512i parts[3][side];
+      for (std::int64_t i = 0; i < side; ++i) {
+        __m512 x, y;
+        if (along) {
+          const bool there = first + i < count;
+          const float* const p = from.data + (there ? (first + i) * from.row : 0) + k;
+          x = load(p, there ? left : 0);
+          y = load(p + side, there ? left - side : 0);
+        } else {
+          const float* const p = from.data + (k + i) * from.depth_step + first;
+          x = load(p, i < left ? count - first : 0);
+          y = load(p + side * from.depth_step, i + side < left ? count - first : 0);
+        }
+        __m512i three[3];
+        split(x, y, three, rest);
+        for (int part = 0; part < 3; ++part) parts[part][i] = three[part];
+      }
+      for (int part = 0; part < 3; ++part) {
+        if (along != Left) transpose(parts[part]);
+        for (std::int64_t i = 0; i < side; ++i)
+          _mm512_store_si512(to + part * part_size + tile * tile_size + i * side, parts[part][i]);
+      }
+    }
+  const bool fit = _mm512_cmp_ps_mask(rest, rest, _CMP_UNORD_Q) == 0;
+  if (!fit) pack_unfit<Left>(from, count, depth, panel);
+  *to = fit ? 1 : 0;
+}
+
+bool is_fit(const std::byte* panel, std::int64_t depth) {
+  return reinterpret_cast<const std::uint32_t*>(panel + panel_bytes(depth))[-16] != 0;
+}
+
+// A block of C: 32 x 32, or 16 x 64 where A has no more rows, which takes two panels of B.
+struct Block {
+  const std::uint32_t* a;
+  const std::uint32_t* b[2];
+  std::int64_t steps;
+  const float* start;  // what to add to, or null
+  std::int64_t start_step;
+  float* c;
+  std::int64_t c_step;
+};
+
+// Tiles 0 to 3 hold C: at its beginning, and so many numbers behind. Products go from small to large.
+inline void load_block(const Block& p, std::int64_t tile_1, std::int64_t tile_2) {
+  if (p.start == nullptr) {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    return;
+  }
+  const std::int64_t step = p.start_step * 4;
+  _tile_loadd(0, p.start, step);
+  _tile_loadd(1, p.start + tile_1, step);
+  _tile_loadd(2, p.start + tile_2, step);
+  _tile_loadd(3, p.start + tile_1 + tile_2, step);
+}
+
+inline void store_block(const Block& p, std::int64_t tile_1, std::int64_t tile_2) {
+  const std::int64_t step = p.c_step * 4;
+  _tile_stored(0, p.c, step);
+  _tile_stored(1, p.c + tile_1, step);
+  _tile_stored(2, p.c + tile_2, step);
+  _tile_stored(3, p.c + tile_1 + tile_2, step);
+}
+
+void block_32x32(const Block& p) {
+  load_block(p, side, side * p.start_step);
+  const std::uint32_t *a = p.a, *b = p.b[0];
+  const auto left = [&a](int part) {
+    _tile_loadd(4, a + part * part_size, 64);
+    _tile_loadd(5, a + part * part_size + tile_size, 64);
+  };
+  const auto right = [&b](int part) {
+    _tile_loadd(6, b + part * part_size, 64);
+    _tile_loadd(7, b + part * part_size + tile_size, 64);
+  };
+  const auto product = [] {
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_dpbf16ps(2, 5, 6);
+    _tile_dpbf16ps(3, 5, 7);
+  };
+  for (std::int64_t s = p.steps; s > 0; --s, a += step_size, b += step_size) {
+    left(0), right(2), product();
+    right(1), product();
+    left(1), product();
+    right(0), product();
+    left(2), product();
+    left(0), product();
+  }
+  store_block(p, side, side * p.c_step);
+}
+
+void block_16x64(const Block& p) {
+  load_block(p, side, 2 * side);
+  const std::uint32_t *a = p.a, *b = p.b[0], *next = p.b[1];
+  const auto left = [&](int part) { _tile_loadd(4, a + part * part_size, 64); };
+  // The tiles of B go through 6 and 7.
+  const auto product = [&](int part) {
+    _tile_loadd(6, b + part * part_size, 64);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_loadd(7, b + part * part_size + tile_size, 64);
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_loadd(6, next + part * part_size, 64);
+    _tile_dpbf16ps(2, 4, 6);
+    _tile_loadd(7, next + part * part_size + tile_size, 64);
+    _tile_dpbf16ps(3, 4, 7);
+  };
+  for (std::int64_t s = p.steps; s > 0; --s, a += step_size, b += step_size, next += step_size) {
+    left(0), product(2), product(1);
+    left(1), product(1), product(0);
+    left(2), product(0);
+    left(0), product(0);
+  }
+  store_block(p, side, 2 * side);
+}
+
+// Rows and columns of C that there are, of the block that a kernel makes.
+struct Extent {
+  std::int64_t rows, columns, tall, wide;
+  bool whole() const { return rows == tall && columns == wide; }
+};
+
+void run(const Block& block, const Extent& e) {
+  asm volatile("" ::: "memory");  // what the tiles are about to read must have been written
+  e.tall == side ? block_16x64(block) : block_32x32(block);
+}
+
+// Where C ends before the block does: by way of memory of its own.
+[[gnu::noinline]] void run_edge(const Block& block, const Extent& e) {
+  alignas(64) float own[panel_side * panel_side];
+  const bool starts = block.start != nullptr;
+  if (starts)
+    for (std::int64_t r = 0; r < e.tall; ++r)
+      for (std::int64_t i = 0; i < e.wide; ++i)
+        own[r * e.wide + i] =
+            r < e.rows && i < e.columns ? block.start[r * block.start_step + i] : 0.0F;
+  run({.a = block.a,
+       .b = {block.b[0], block.b[1]},
+       .steps = block.steps,
+       .start = starts ? own : nullptr,
+       .start_step = e.wide,
+       .c = own,
+       .c_step = e.wide},
+      e);
+  for (std::int64_t r = 0; r < e.rows; ++r)
+    for (std::int64_t i = 0; i < e.columns; ++i)
+      block.c[r * block.c_step + i] = own[r * e.wide + i];
+}
+
+// Number by number, from what the parts sum up to.
+void run_unfit(const Block& block, const Extent& e, std::int64_t depth) {
+  for (std::int64_t r = 0; r < e.rows; ++r)
+    for (std::int64_t j = 0; j < e.columns; ++j) {
+      float sum = block.start != nullptr ? block.start[r * block.start_step + j] : 0.0F;
+      for (std::int64_t k = 0; k < depth; ++k)
+        sum += number<true>(block.a, r, k) *
+               number<false>(block.b[j / panel_side], j % panel_side, k);
+      block.c[r * block.c_step + j] = sum;
+    }
+}
+
+}  // namespace
+
+bool available() {
+  static const bool yes = allowed();
+  return yes;
+}
+
+Tiles::Tiles() {
+  static constexpr Configuration all_whole;
+  _tile_loadconfig(&all_whole);
+}
+
+Tiles::~Tiles() { _tile_release(); }
+
+void pack_left(const Rows& a, std::int64_t count, std::int64_t depth, std::byte* panel) {
+  pack<true>(a, count, depth, panel);
+}
+
+void pack_right(const Rows& b, std::int64_t count, std::int64_t depth, std::byte* panel) {
+  pack<false>(b, count, depth, panel);
+}
+
+void multiply(const Product& p) {
+  const std::size_t bytes = panel_bytes(p.depth);
+  const auto panel = [](const std::byte* b) { return reinterpret_cast<const std::uint32_t*>(b); };
+  Extent e{.rows = 0,
+           .columns = 0,
+           .tall = p.rows <= side ? side : panel_side,
+           .wide = p.rows <= side ? 2 * panel_side : panel_side};
+  for (std::int64_t j = 0; j < p.columns; j += e.wide) {
+    e.columns = p.columns - j < e.wide ? p.columns - j : e.wide;
+    const std::byte* const b = p.b + static_cast<std::size_t>(j / panel_side) * bytes;
+    const std::byte* const next = e.columns > panel_side ? b + bytes : b;
+    const bool right_fit = is_fit(b, p.depth) && is_fit(next, p.depth);
+    const std::byte* a = p.a;
+    for (std::int64_t i = 0; i < p.rows; i += panel_side, a += bytes) {
+      e.rows = p.rows - i < e.tall ? p.rows - i : e.tall;
+      float* const c = p.c + i * p.c_step + j;
+      const Block block{.a = panel(a),
+                        .b = {panel(b), panel(next)},
+                        .steps = (p.depth + step_depth - 1) / step_depth,
+                        .start = p.add ? c : (p.bias != nullptr ? p.bias + j : nullptr),
+                        .start_step = p.add ? p.c_step : 0,
+                        .c = c,
+                        .c_step = p.c_step};
+      if (!right_fit || !is_fit(a, p.depth))
+        run_unfit(block, e, p.depth);
+      else
+        e.whole() ? run(block, e) : run_edge(block, e);
+    }
+  }
+}
+
+}  // namespace unroll::detail::amx
+
+#else
+
+namespace unroll::detail::amx {
+bool available() { return false; }
+Tiles::Tiles() = default;
+Tiles::~Tiles() = default;
+void pack_left(const Rows&, std::int64_t, std::int64_t, std::byte*) {}
+void pack_right(const Rows&, std::int64_t, std::int64_t, std::byte*) {}
+void multiply(const Product&) {}
+}  // namespace unroll::detail::amx
+
+#endif

@@ -1,0 +1,146 @@
+#include <unroll/ops/amx.h>
+#include <unroll/ops/gemm_amx.h>
+
+#include <algorithm>
+
+namespace unroll::detail {
+namespace {
+
+using amx::panel_bytes;
+using amx::panel_side;
+
+// The sum is made a slice of k at a time, for which columns of B are laid out, then so many rows of A,
+// again and again. A and a panel of B stay in the second-level cache (two megabytes on processors
+// with tiles) until all is multiplied with all.
+constexpr std::int64_t most_rows = 128, most_columns = 2048, most_depth = 256;
+
+std::int64_t panels(std::int64_t rows) { return (rows + panel_side - 1) / panel_side; }
+
+struct Blocking {
+  std::int64_t rows, columns, depth;
+  // Bytes that A and B take at a time.
+  std::size_t left() const { return bytes(rows); }
+  std::size_t right() const { return bytes(columns); }
+
+ private:
+  std::size_t bytes(std::int64_t side) const {
+    return static_cast<std::size_t>(panels(side)) * panel_bytes(depth);
+  }
+};
+
+Blocking blocking(const Gemm& g) {
+  // A few rows leave room for deep panels: C is then read and written less often.
+  const std::int64_t depth = g.m <= panel_side ? 8 * most_depth : most_depth;
+  return {std::min(most_rows, g.m), std::min(most_columns, g.n), std::min(depth, g.k)};
+}
+
+// f(k, depth) for each slice.
+template <class F>
+void over_slices(const Gemm& g, const F& f) {
+  const std::int64_t most = blocking(g).depth;
+  for (std::int64_t k = 0; k < g.k; k += most) f(k, std::min(most, g.k - k));
+}
+
+amx::Rows left(const Gemm& g, const float* a, std::int64_t row, std::int64_t k) {
+  return g.transpose_a ? amx::Rows{a + k * g.m + row, 1, g.m}
+                       : amx::Rows{a + row * g.k + k, g.k, 1};
+}
+
+amx::Rows right(const Gemm& g, const float* b, std::int64_t column, std::int64_t k) {
+  const std::int64_t ldb = g.ldb != 0 ? g.ldb : (g.transpose_b ? g.k : g.n);
+  return g.transpose_b ? amx::Rows{b + column * ldb + k, ldb, 1}
+                       : amx::Rows{b + k * ldb + column, 1, ldb};
+}
+
+void pack_columns(const Gemm& g, const float* b, Span columns, std::int64_t k, std::int64_t depth,
+                  std::byte* to) {
+  for (std::int64_t j = columns.begin; j < columns.end; j += panel_side, to += panel_bytes(depth))
+    amx::pack_right(right(g, b, j, k), std::min(panel_side, columns.end - j), depth, to);
+}
+
+// What some columns of B, laid out for the slice at k, add to some rows of C.
+struct Slice {
+  Span rows, columns;
+  std::int64_t k = 0, depth = 0;
+};
+void multiply_slice(const Gemm& g, const Slice& slice, const float* a, const std::byte* b,
+                    const float* bias, float* c, std::byte* left_panels) {
+  for (std::int64_t i = slice.rows.begin; i < slice.rows.end; i += most_rows) {
+    const std::int64_t rows = std::min(most_rows, slice.rows.end - i);
+    std::byte* to = left_panels;
+    for (std::int64_t r = 0; r < rows; r += panel_side, to += panel_bytes(slice.depth))
+      amx::pack_left(left(g, a, i + r, slice.k), std::min(panel_side, rows - r), slice.depth, to);
+    amx::multiply({.rows = rows,
+                   .columns = slice.columns.end - slice.columns.begin,
+                   .depth = slice.depth,
+                   .a = left_panels,
+                   .b = b,
+                   .bias = g.bias ? bias + slice.columns.begin : nullptr,
+                   .add = g.accumulate || slice.k > 0,
+                   .c = c + i * g.n + slice.columns.begin,
+                   .c_step = g.n});
+  }
+}
+
+Tensor bytes(std::size_t count) {
+  return Tensor::empty({static_cast<std::int64_t>(count)}, DType::u8);
+}
+
+}  // namespace
+
+bool is_amx(const Gemm& g) {
+  // Half a tile of rows costs what a whole one does; and below so many multiplications the backend's
+  // own way is as fast.
+  constexpr std::int64_t rows = 16, columns = 32, depth = 32, multiplications = 1 << 18;
+  return !g.bf16 && g.batch == 1 && g.m >= rows && g.n >= columns && g.k >= depth &&
+         g.m * g.n * g.k >= multiplications && amx::available();
+}
+
+std::size_t amx_workspace(const Gemm& g) {
+  const Blocking most = blocking(g);
+  return most.left() + most.right();
+}
+
+void gemm_amx(const Gemm& g, Span rows, const float* a, const float* b, const float* bias,
+              float* c) {
+  const Blocking most = blocking(g);
+  Tensor work = bytes(most.left() + most.right());
+  std::byte *const left_panels = work.bytes(), *const packed = left_panels + most.left();
+  const amx::Tiles tiles;
+  for (std::int64_t j = 0; j < g.n; j += most.columns) {
+    const Span columns{j, std::min(g.n, j + most.columns)};
+    over_slices(g, [&](std::int64_t k, std::int64_t depth) {
+      pack_columns(g, b, columns, k, depth, packed);
+      multiply_slice(g, {rows, columns, k, depth}, a, packed, bias, c, left_panels);
+    });
+  }
+}
+
+std::size_t amx_packed_bytes(const Gemm& g) {
+  std::size_t sum = 0;
+  over_slices(g, [&](std::int64_t, std::int64_t depth) {
+    sum += static_cast<std::size_t>(panels(g.n)) * panel_bytes(depth);
+  });
+  return sum;
+}
+
+void pack_amx(const Gemm& g, const float* b, std::byte* packed) {
+  over_slices(g, [&](std::int64_t k, std::int64_t depth) {
+    pack_columns(g, b, {0, g.n}, k, depth, packed);
+    packed += static_cast<std::size_t>(panels(g.n)) * panel_bytes(depth);
+  });
+}
+
+void gemm_amx_packed(const Gemm& g, Span columns, const float* a, const std::byte* packed,
+                     const float* bias, float* c) {
+  Tensor work = bytes(blocking(g).left());
+  const amx::Tiles tiles;
+  over_slices(g, [&](std::int64_t k, std::int64_t depth) {
+    const std::byte* const b =
+        packed + static_cast<std::size_t>(columns.begin / panel_side) * panel_bytes(depth);
+    multiply_slice(g, {{0, g.m}, columns, k, depth}, a, b, bias, c, work.bytes());
+    packed += static_cast<std::size_t>(panels(g.n)) * panel_bytes(depth);
+  });
+}
+
+}  // namespace unroll::detail

@@ -11,8 +11,8 @@
 namespace unroll::detail::amx {
 namespace {
 
-// Of a tile: rows, and numbers of 32 bits in one. Such a number is the parts of two f32, 16 apart in
-// depth: which pairs a tile multiplies is free as long as both operands agree.
+// Of a tile: rows, and numbers of 32 bits in one. Such a number is the parts of two f32, 16 apart
+// in depth: which pairs a tile multiplies is free as long as both operands agree.
 constexpr std::int64_t side = 16;
 constexpr std::int64_t tile_size = side * side, part_size = 2 * tile_size,
                        step_size = 3 * part_size;
@@ -39,17 +39,14 @@ bool allowed() {
 inline void split(__m512 x, __m512 y, __m512i parts[3], __m512& rest) {
   const __m512i half = _mm512_set1_epi32(0x8000), upper = _mm512_set1_epi32(-0x10000);
   for (int part = 0; part < 2; ++part) {
-    const __m512i near_x =
-        _mm512_and_si512(_mm512_add_epi32(_mm512_castps_si512(x), half), upper);
-    const __m512i near_y =
-        _mm512_and_si512(_mm512_add_epi32(_mm512_castps_si512(y), half), upper);
+    const __m512i near_x = _mm512_and_si512(_mm512_add_epi32(_mm512_castps_si512(x), half), upper);
+    const __m512i near_y = _mm512_and_si512(_mm512_add_epi32(_mm512_castps_si512(y), half), upper);
     parts[part] = _mm512_or_si512(_mm512_srli_epi32(near_x, 16), near_y);
     x = _mm512_sub_ps(x, _mm512_castsi512_ps(near_x));
     y = _mm512_sub_ps(y, _mm512_castsi512_ps(near_y));
   }
   rest = _mm512_add_ps(rest, _mm512_add_ps(x, y));
-  parts[2] =
-      _mm512_or_si512(_mm512_srli_epi32(_mm512_castps_si512(x), 16), _mm512_castps_si512(y));
+  parts[2] = _mm512_or_si512(_mm512_srli_epi32(_mm512_castps_si512(x), 16), _mm512_castps_si512(y));
 }
 
 inline void transpose(__m512i rows[side]) {
@@ -180,7 +177,8 @@ struct Block {
   std::int64_t c_step;
 };
 
-// Tiles 0 to 3 hold C: at its beginning, and so many numbers behind. Products go from small to large.
+// Tiles 0 to 3 hold C: at its beginning, and so many numbers behind. Products go from small to
+// large.
 inline void load_block(const Block& p, std::int64_t tile_1, std::int64_t tile_2) {
   if (p.start == nullptr) {
     _tile_zero(0);
@@ -295,8 +293,8 @@ void run_unfit(const Block& block, const Extent& e, std::int64_t depth) {
     for (std::int64_t j = 0; j < e.columns; ++j) {
       float sum = block.start != nullptr ? block.start[r * block.start_step + j] : 0.0F;
       for (std::int64_t k = 0; k < depth; ++k)
-        sum += number<true>(block.a, r, k) *
-               number<false>(block.b[j / panel_side], j % panel_side, k);
+        sum +=
+            number<true>(block.a, r, k) * number<false>(block.b[j / panel_side], j % panel_side, k);
       block.c[r * block.c_step + j] = sum;
     }
 }

@@ -3,8 +3,8 @@
 #include <cstddef>
 #include <cstdint>
 
-// f32 products on a processor's matrix tiles (Intel AMX), which multiply bf16 and sum in f32. An f32
-// is the exact sum of three bf16, a = a1 + a2 + a3, each with eight of its 24 bits, and
+// f32 products on a processor's matrix tiles (Intel AMX), which multiply bf16 and sum in f32. An
+// f32 is the exact sum of three bf16, a = a1 + a2 + a3, each with eight of its 24 bits, and
 //
 //   a b = a1 b1 + (a1 b2 + a2 b1) + (a1 b3 + a2 b2 + a3 b1) + what is below a rounding of f32
 //
@@ -26,8 +26,8 @@ constexpr std::size_t panel_bytes(std::int64_t depth) {
   return static_cast<std::size_t>((depth + step_depth - 1) / step_depth) * 6144 + 64;
 }
 
-/// Rows of A or columns of B as they lie in memory: number k of row r is data[r row + k depth_step],
-/// of which one step is 1.
+/// Rows of A or columns of B as they lie in memory: number k of row r is data[r row + k
+/// depth_step], of which one step is 1.
 struct Rows {
   const float* data = nullptr;
   std::int64_t row = 0, depth_step = 0;

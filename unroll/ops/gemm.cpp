@@ -194,8 +194,8 @@ void PackedGemm<T>::pack(const T* b) {
   if (form_ == Form::row && !panels_.defined()) return;
   if (form_ == Form::amx) {
     if (!panels_.defined())
-      panels_ = Tensor::empty({static_cast<std::int64_t>(detail::amx_packed_bytes(whole_))},
-                              DType::u8);
+      panels_ =
+          Tensor::empty({static_cast<std::int64_t>(detail::amx_packed_bytes(whole_))}, DType::u8);
     if constexpr (std::is_same_v<T, float>)
       if (!panels_.is_abstract()) detail::pack_amx(whole_, b, panels_.bytes());
     return;

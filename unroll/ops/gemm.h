@@ -26,7 +26,8 @@ struct Gemm {
 };
 
 /// f32 goes to the processor's matrix tiles where it has some (amx.h), else to oneDNN where it is
-/// built in; f64 to OpenBLAS. Bits do not depend on the number of threads. With `bf16` f32 needs oneDNN and a processor that has it (check_precision()).
+/// built in; f64 to OpenBLAS. Bits do not depend on the number of threads. With `bf16` f32 needs
+/// oneDNN and a processor that has it (check_precision()).
 void gemm(const Gemm& g, const float* a, const float* b, const float* bias, float* c);
 void gemm(const Gemm& g, const double* a, const double* b, const double* bias, double* c);
 

@@ -9,9 +9,9 @@ namespace {
 using amx::panel_bytes;
 using amx::panel_side;
 
-// The sum is made a slice of k at a time, for which columns of B are laid out, then so many rows of A,
-// again and again. A and a panel of B stay in the second-level cache (two megabytes on processors
-// with tiles) until all is multiplied with all.
+// The sum is made a slice of k at a time, for which columns of B are laid out, then so many rows of
+// A, again and again. A and a panel of B stay in the second-level cache (two megabytes on
+// processors with tiles) until all is multiplied with all.
 constexpr std::int64_t most_rows = 128, most_columns = 2048, most_depth = 256;
 
 std::int64_t panels(std::int64_t rows) { return (rows + panel_side - 1) / panel_side; }
@@ -89,8 +89,8 @@ Tensor bytes(std::size_t count) {
 }  // namespace
 
 bool is_amx(const Gemm& g) {
-  // Half a tile of rows costs what a whole one does; and below so many multiplications the backend's
-  // own way is as fast.
+  // Half a tile of rows costs what a whole one does; and below so many multiplications the
+  // backend's own way is as fast.
   constexpr std::int64_t rows = 16, columns = 32, depth = 32, multiplications = 1 << 18;
   return !g.bf16 && g.batch == 1 && g.m >= rows && g.n >= columns && g.k >= depth &&
          g.m * g.n * g.k >= multiplications && amx::available();

@@ -120,6 +120,10 @@ TEST_CASE("blocks of queries that go through many keys together give what the pl
   check_twins(many, {.causal = true, .lengths = counts({300, 5, 0, 131})});
   check_twins({.batch = 4, .heads = 4, .kv_heads = 2, .queries = 290, .keys = 300, .size = 240},
               {.dropout = 0.3});
+  Generator g(5);
+  check_twins(many, {.mask = greater(g.uniform({4, 1, 300, 300}, 0, 1), 0.5)});
+  for (const std::int64_t size : {32, 33, 64, 80})  // rows of whole tiles, and others
+    check_twins({1, 1, 1, 130, 2100, size}, {.causal = true, .lengths = counts({1999})});
 }
 
 TEST_CASE("a program takes lengths and masks of any dtype that recording takes") {
@@ -222,16 +226,20 @@ TEST_CASE("a query that sees no key gives zeros, and gradients of zero") {
 }
 
 TEST_CASE("what is hidden does not matter, not even a NaN") {
-  std::vector<Tensor> inputs = inputs_of({1, 1, 1, 70, 70, 8}, DType::f32);
-  const Result clean = attend(inputs, {.lengths = counts({66})}, false);
-  for (std::size_t which : {1, 2}) {
-    inputs[which] = inputs[which].clone();
-    for (std::int64_t i = 66 * 8; i < 70 * 8; ++i)
-      inputs[which].mutable_data<float>()[i] = std::nanf("");
+  for (const auto& [keys, size] : {std::pair<std::int64_t, std::int64_t>{70, 8}, {300, 240}}) {
+    CAPTURE(keys);
+    std::vector<Tensor> inputs = inputs_of({1, 1, 1, 70, keys, size}, DType::f32);
+    const AttentionOptions options{.lengths = counts({keys - 4})};
+    const Result clean = attend(inputs, options, false);
+    for (std::size_t which : {1, 2}) {
+      inputs[which] = inputs[which].clone();
+      for (std::int64_t i = (keys - 4) * size; i < keys * size; ++i)
+        inputs[which].mutable_data<float>()[i] = std::nanf("");
+    }
+    const Result r = attend(inputs, options, false);
+    CHECK(same_bits(r.output, clean.output));
+    for (std::size_t i = 0; i < 3; ++i) CHECK(same_bits(r.grads[i], clean.grads[i]));
   }
-  const Result r = attend(inputs, {.lengths = counts({66})}, false);
-  CHECK(same_bits(r.output, clean.output));
-  for (std::size_t i = 0; i < 3; ++i) CHECK(same_bits(r.grads[i], clean.grads[i]));
 }
 
 TEST_CASE("columns of one projection are heads of separate tensors") {
@@ -284,7 +292,8 @@ TEST_CASE("columns that overlap, or leave some out, get their gradients too") {
 }
 
 TEST_CASE("attention gives the same bits on one thread and two") {
-  for (const Sizes& s : {Sizes{2, 4, 2, 300, 300, 32}, Sizes{1, 1, 1, 500, 500, 64}}) {
+  for (const Sizes& s : {Sizes{2, 4, 2, 300, 300, 32}, Sizes{1, 1, 1, 500, 500, 64},
+                         Sizes{1, 2, 1, 600, 600, 128}}) {
     const std::vector<Tensor> inputs = inputs_of(s, DType::f32);
     for (const double dropout : {0.0, 0.2}) {
       const AttentionOptions options{.causal = true, .dropout = dropout};

@@ -125,41 +125,55 @@ float number(const std::uint32_t* panel, std::int64_t r, std::int64_t k) {
   return sum;
 }
 
-template <bool Left>
-void pack(const Rows& from, std::int64_t count, std::int64_t depth, std::byte* bytes) {
-  auto* const panel = reinterpret_cast<std::uint32_t*>(bytes);
-  std::uint32_t* to = panel;
-  const bool along = from.depth_step == 1;
-  __m512 rest = _mm512_setzero_ps();
+// The pair of vectors i of a tile, which begins at `first` rows and a depth of `k`.
+template <bool Along>
+inline void load_pair(const Rows& from, std::int64_t rows, std::int64_t depth, std::int64_t first,
+                      std::int64_t k, std::int64_t i, __m512& x, __m512& y) {
+  if constexpr (Along) {
+    const bool there = first + i < rows;
+    const float* const p = from.data + (there ? (first + i) * from.row : 0) + k;
+    x = load(p, there ? depth - k : 0);
+    y = load(p + side, there ? depth - k - side : 0);
+  } else {
+    const float* const p = from.data + (k + i) * from.depth_step + first;
+    x = load(p, k + i < depth ? rows - first : 0);
+    y = load(p + side * from.depth_step, k + i + side < depth ? rows - first : 0);
+  }
+}
+
+// Vectors run along depth, or across it; a tile of A has rows along depth, one of B across.
+template <bool Left, bool Along>
+bool pack_tiles(const Rows& from, std::int64_t rows, std::int64_t depth, std::uint32_t* to) {
+  __m512 rest = _mm512_setzero_ps(), x, y;
   for (std::int64_t k = 0; k < depth; k += step_depth, to += step_size)
     for (std::int64_t tile = 0; tile < 2; ++tile) {
-      const std::int64_t first = tile * side, left = depth - k;
-      __m512i parts[3][side];
+      __m512i parts[3][side], pair[3];
       for (std::int64_t i = 0; i < side; ++i) {
-        __m512 x, y;
-        if (along) {
-          const bool there = first + i < count;
-          const float* const p = from.data + (there ? (first + i) * from.row : 0) + k;
-          x = load(p, there ? left : 0);
-          y = load(p + side, there ? left - side : 0);
-        } else {
-          const float* const p = from.data + (k + i) * from.depth_step + first;
-          x = load(p, i < left ? count - first : 0);
-          y = load(p + side * from.depth_step, i + side < left ? count - first : 0);
+        load_pair<Along>(from, rows, depth, tile * side, k, i, x, y);
+        split(x, y, pair, rest);
+        for (int part = 0; part < 3; ++part)
+          if constexpr (Left == Along)
+            _mm512_store_si512(to + part * part_size + tile * tile_size + i * side, pair[part]);
+          else
+            parts[part][i] = pair[part];
+      }
+      if constexpr (Left != Along)
+        for (int part = 0; part < 3; ++part) {
+          transpose(parts[part]);
+          for (std::int64_t i = 0; i < side; ++i)
+            _mm512_store_si512(to + part * part_size + tile * tile_size + i * side, parts[part][i]);
         }
-        __m512i three[3];
-        split(x, y, three, rest);
-        for (int part = 0; part < 3; ++part) parts[part][i] = three[part];
-      }
-      for (int part = 0; part < 3; ++part) {
-        if (along != Left) transpose(parts[part]);
-        for (std::int64_t i = 0; i < side; ++i)
-          _mm512_store_si512(to + part * part_size + tile * tile_size + i * side, parts[part][i]);
-      }
     }
-  const bool fit = _mm512_cmp_ps_mask(rest, rest, _CMP_UNORD_Q) == 0;
-  if (!fit) pack_unfit<Left>(from, count, depth, panel);
-  *to = fit ? 1 : 0;
+  return _mm512_cmp_ps_mask(rest, rest, _CMP_UNORD_Q) == 0;
+}
+
+template <bool Left>
+void pack(const Rows& from, std::int64_t rows, std::int64_t depth, std::byte* bytes) {
+  auto* const panel = reinterpret_cast<std::uint32_t*>(bytes);
+  const bool fit = from.depth_step == 1 ? pack_tiles<Left, true>(from, rows, depth, panel)
+                                        : pack_tiles<Left, false>(from, rows, depth, panel);
+  if (!fit) pack_unfit<Left>(from, rows, depth, panel);
+  reinterpret_cast<std::uint32_t*>(bytes + panel_bytes(depth))[-16] = fit ? 1 : 0;
 }
 
 bool is_fit(const std::byte* panel, std::int64_t depth) {

@@ -1,4 +1,5 @@
 #include <unroll/graph/threads.h>
+#include <unroll/ops/attention_amx.h>
 #include <unroll/ops/attention_block.h>
 
 #include <array>
@@ -188,6 +189,123 @@ void add_tile(const QueryBlock<T>& block, std::int64_t begin, std::int64_t end,
   });
 }
 
+/// On matrix tiles: the operands that a block has, of all its products.
+struct BlockPanels {
+  Panels q_columns, g_columns;  ///< columns are queries
+  Panels q_depth, g_depth;      ///< queries are what is summed over
+
+  static constexpr std::int64_t most = QueryBlock<float>::most;
+  static std::int64_t elements(std::int64_t size) {
+    return 2 * (Panels::elements(most, size) + Panels::elements(size, most));
+  }
+  static constexpr std::int64_t pieces = 4;
+  BlockPanels() = default;
+  template <class T>
+  BlockPanels(TileScratch<T>& scratch, std::int64_t size)
+      : q_columns(scratch, most, size),
+        g_columns(scratch, most, size),
+        q_depth(scratch, size, most),
+        g_depth(scratch, size, most) {}
+
+  void pack(const QueryBlock<float>& block, const Backward<float>& m) const {
+    const std::int64_t size = block.rules.size, queries = block.vectors() * block.lanes;
+    q_columns.pack_right_across(most, size, m.q_turned, most);
+    g_columns.pack_right_across(most, size, m.g_turned, most);
+    q_depth.pack_right_across(size, queries, m.q, m.wide);
+    g_depth.pack_right_across(size, queries, m.g, m.wide);
+  }
+};
+
+/// And what blocks that go together share: a tile of keys and values, and the matrix of the moment.
+struct TilePanels {
+  static constexpr std::int64_t most = QueryBlock<float>::most, tile = QueryBlock<float>::tile;
+  Panels k, v, k_turned, weights;
+  std::int64_t first = -1, keys = 0;  ///< the tile that is laid out
+
+  static std::int64_t elements(std::int64_t size) {
+    return 2 * Panels::elements(tile, size) + Panels::elements(size, tile) +
+           Panels::elements(most, tile);
+  }
+  static constexpr std::int64_t pieces = 4;
+  template <class T>
+  TilePanels(TileScratch<T>& scratch, std::int64_t size)
+      : k(scratch, tile, size),
+        v(scratch, tile, size),
+        k_turned(scratch, size, tile),
+        weights(scratch, most, tile) {}
+
+  void pack(const QueryBlock<float>& block, std::int64_t tile_begin, const KeySide<float>& side) {
+    if (first == tile_begin) return;
+    first = tile_begin;
+    keys = std::min(tile, block.keys() - first);
+    const std::int64_t size = block.rules.size;
+    const float *k_rows = side.k + first * side.k_step, *v_rows = side.v + first * side.v_step;
+    k.pack_left_rows(keys, size, k_rows, side.k_step);
+    v.pack_left_rows(keys, size, v_rows, side.v_step);
+    k_turned.pack_left_across(size, keys, k_rows, side.k_step);
+  }
+};
+
+/// The same as above on matrix tiles, of the tile that begins at `first`.
+void add_tile(const QueryBlock<float>& block, std::int64_t first, std::int64_t end,
+              const KeySide<float>& side, TilePanels& shared, const BlockPanels& own,
+              const Backward<float>& m) {
+  constexpr std::int64_t most = QueryBlock<float>::most;
+  const std::int64_t size = block.rules.size, keys = end - first,
+                     queries = block.vectors() * QueryBlock<float>::lanes;
+  shared.pack(block, first, side);
+  amx::Product scores{.rows = keys,
+                      .columns = queries,
+                      .depth = size,
+                      .a = shared.k.get(),
+                      .b = own.q_columns.get(),
+                      .c = m.weights,
+                      .c_step = most};
+  amx::multiply(scores);
+  scores.a = shared.v.get();
+  scores.b = own.g_columns.get();
+  scores.c = m.scores;
+  amx::multiply(scores);
+  derive(block, first, end, m);
+  const Panels& weights = shared.weights;
+  const auto add_keys = [&](const float* left, const Panels& right, float* to, std::int64_t step) {
+    weights.pack_left_rows(keys, queries, left, most);
+    amx::multiply({.rows = keys,
+                   .columns = size,
+                   .depth = queries,
+                   .a = weights.get(),
+                   .b = right.get(),
+                   .add = true,
+                   .c = to + first * step,
+                   .c_step = step});
+  };
+  add_keys(m.weights, own.g_depth, side.dv, side.dv_step);
+  add_keys(m.scores, own.q_depth, side.dk, side.dk_step);
+  std::fill(m.scores + keys * most, m.scores + shared.keys * most, 0.0F);
+  weights.pack_right_across(queries, shared.keys, m.scores, most);
+  amx::multiply({.rows = size,
+                 .columns = queries,
+                 .depth = shared.keys,
+                 .a = shared.k_turned.get(),
+                 .b = weights.get(),
+                 .add = true,
+                 .c = m.dq,
+                 .c_step = most});
+}
+
+template <class T>
+struct Scratch {
+  std::int64_t elements, pieces;
+  Scratch(const AttentionRules& r, std::int64_t together, std::int64_t copies)
+      : elements(Backward<T>::elements(r.size, together) +
+                 copies * r.keys * Backward<T>::rounded(r.size)),
+        pieces(Backward<T>::pieces(together) + 4) {
+    if (!is_on_amx<T>(r)) return;
+    elements += together * BlockPanels::elements(r.size) + TilePanels::elements(r.size);
+    pieces += together * BlockPanels::pieces + TilePanels::pieces;
+  }
+};
+
 template <class T>
 void run(const AttentionRules& r, const AttentionInputs<T>& in, const AttentionResults<T>& results,
          const AttentionGrads<T>& grads) {
@@ -196,19 +314,27 @@ void run(const AttentionRules& r, const AttentionInputs<T>& in, const AttentionR
   const std::int64_t together = std::min(blocks, blocks_together(r));
   const double work =
       static_cast<double>(r.batch * r.heads * r.queries * r.keys) * static_cast<double>(r.size) / 3;
+  const bool on_amx = is_on_amx<T>(r);
   // The gradients of a key-value head grow from block to block: one piece has them all.
   parallel_for(r.batch * r.kv_heads, 1, work, [&](std::int64_t pair, std::int64_t) {
     const std::int64_t b = pair / r.kv_heads, kv = pair % r.kv_heads;
     const std::int64_t wide = Backward<T>::rounded(r.size), all = r.keys * wide;
     // Rows that are apart, or no whole vectors, are worked on in a copy.
     const auto apart = [&](std::int64_t step) { return step != r.size || wide != r.size; };
-    const bool copies[] = {apart(in.k.time), apart(in.v.time), apart(grads.k.time),
-                           apart(grads.v.time)};
-    TileScratch<T> scratch(Backward<T>::elements(r.size, together) +
-                               std::count(std::begin(copies), std::end(copies), true) * all,
-                           Backward<T>::pieces(together) + 4);
+    const bool copies[] = {!on_amx && apart(in.k.time), !on_amx && apart(in.v.time),
+                           apart(grads.k.time), apart(grads.v.time)};
+    const Scratch<T> needs(r, together, std::count(std::begin(copies), std::end(copies), true));
+    TileScratch<T> scratch(needs.elements, needs.pieces);
     std::array<Backward<T>, most_together> memory;
     Backward<T>::take(scratch, r.size, std::span(memory).first(together));
+    std::optional<TilePanels> shared;
+    std::array<BlockPanels, most_together> own;
+    std::optional<amx::Tiles> tiles;
+    if (on_amx) {
+      shared.emplace(scratch, r.size);
+      for (std::int64_t i = 0; i < together; ++i) own[i] = BlockPanels(scratch, r.size);
+      tiles.emplace();
+    }
     KeySide<T> side{in.k.at(b, kv), in.v.at(b, kv), grads.k.at(b, kv), grads.v.at(b, kv),
                     in.k.time,      in.v.time,      grads.k.time,      grads.v.time};
     const auto copy = [&](const T*& rows, std::int64_t& step) {
@@ -230,12 +356,20 @@ void run(const AttentionRules& r, const AttentionInputs<T>& in, const AttentionR
         const std::int64_t count = std::min(together, blocks - first);
         const auto block = [&](std::int64_t i) {
           const std::int64_t query = (first + i) * most;
-          return QueryBlock<T>{r, in, b, h, query, std::min(most, r.queries - query)};
+          return QueryBlock<T>{r, in, b, h, query, std::min(most, r.queries - query), on_amx};
         };
-        for (std::int64_t i = 0; i < count; ++i) start(block(i), results, memory[i]);
-        for_tiles(count, block, [&](std::int64_t i, std::int64_t begin, std::int64_t end) {
-          add_tile(block(i), begin, end, side, memory[i]);
-        });
+        for (std::int64_t i = 0; i < count; ++i) {
+          start(block(i), results, memory[i]);
+          if constexpr (std::is_same_v<T, float>)
+            if (on_amx) own[i].pack(block(i), memory[i]);
+        }
+        for_tiles(count, block,
+                  [&](std::int64_t i, std::int64_t tile, std::int64_t begin, std::int64_t end) {
+                    if constexpr (std::is_same_v<T, float>)
+                      if (on_amx)
+                        return add_tile(block(i), tile, end, side, *shared, own[i], memory[i]);
+                    add_tile(block(i), begin, end, side, memory[i]);
+                  });
         for (std::int64_t i = 0; i < count; ++i) finish(block(i), memory[i], grads.q);
       }
     const auto write = [&](const T* rows, const HeadRows<T>& to) {
@@ -249,12 +383,11 @@ void run(const AttentionRules& r, const AttentionInputs<T>& in, const AttentionR
 
 template <class T>
 std::int64_t workspace(const AttentionRules& r, bool apart) {
-  const std::int64_t wide = Backward<T>::rounded(r.size),
-                     blocks = (r.queries + QueryBlock<T>::most - 1) / QueryBlock<T>::most,
+  const std::int64_t blocks = (r.queries + QueryBlock<T>::most - 1) / QueryBlock<T>::most,
                      together = std::min(blocks, blocks_together(r));
-  const std::int64_t copies = apart || wide != r.size ? 4 * r.keys * wide : 0;
-  return TileScratch<T>::with_gaps(Backward<T>::elements(r.size, together) + copies,
-                                   Backward<T>::pieces(together) + 4);
+  const bool copies = apart || Backward<T>::rounded(r.size) != r.size;
+  const Scratch<T> needs(r, together, copies ? (is_on_amx<T>(r) ? 2 : 4) : 0);
+  return TileScratch<T>::with_gaps(needs.elements, needs.pieces);
 }
 
 }  // namespace

@@ -29,6 +29,7 @@ struct QueryBlock {
   const AttentionRules& rules;
   const AttentionInputs<T>& in;
   std::int64_t b, h, first, count;
+  bool uncut = false;  ///< tiles are one strip each, whatever of them is hidden
 
   std::int64_t vectors() const { return (count + lanes - 1) / lanes; }
   /// How far a query's position is from its number.
@@ -58,6 +59,8 @@ struct QueryBlock {
     std::int64_t whole_begin = begin, whole_end = end;
     if (rules.causal) whole_end = std::clamp(first + offset(), begin, end);
     if (rules.window > 0) whole_begin = std::clamp(last - rules.window + 1, begin, end);
+    if (uncut)
+      return f(KeyStrip{begin, end, 0, vectors(), whole_begin == begin && whole_end == end});
     if (whole_begin >= whole_end) whole_begin = whole_end = end;
     fine_strips(begin, whole_begin, f);
     if (whole_begin < whole_end) f(KeyStrip{whole_begin, whole_end, 0, vectors(), true});
@@ -150,8 +153,8 @@ inline std::int64_t blocks_together(const AttentionRules& rules) {
   return rules.keys * rules.size > (1 << 16) ? most_together : 1;
 }
 
-/// Runs f(i, begin, end) for the tiles of keys that queries of block(i) see, i < count; all blocks
-/// of a tile one after the other.
+/// Runs f(i, k, begin, end) for what queries of block(i) see of the tile of keys that begins at k,
+/// i < count; all blocks of a tile one after the other.
 template <class B, class F>
 void for_tiles(std::int64_t count, const B& block, const F& f) {
   constexpr std::int64_t tile = decltype(block(0))::tile;
@@ -160,7 +163,7 @@ void for_tiles(std::int64_t count, const B& block, const F& f) {
     for (std::int64_t i = 0; i < count; ++i) {
       const auto one = block(i);
       const std::int64_t from = std::max(k, one.begin()), to = std::min(k + tile, one.end());
-      if (from < to) f(i, from, to);
+      if (from < to) f(i, k, from, to);
     }
 }
 

@@ -1,4 +1,5 @@
 #include <unroll/graph/threads.h>
+#include <unroll/ops/attention_amx.h>
 #include <unroll/ops/attention_block.h>
 
 #include <array>
@@ -15,6 +16,7 @@ struct Forward {
   T *top = nullptr, *sum = nullptr;  ///< [most]: the largest score so far, and the sum of powers
   T* scores = nullptr;               ///< [tile, most], then weights
   T* factors = nullptr;              ///< [tile, most], of dropout
+  Panels q_panels;                   ///< on matrix tiles: columns are queries
 
   /// Elements of scratch for so many blocks, and in how many pieces.
   static std::int64_t elements(std::int64_t size, std::int64_t blocks) {
@@ -29,7 +31,8 @@ struct Forward {
              scratch.take(most),
              scratch.take(most),
              scores,
-             factors};
+             factors,
+             Panels()};
   }
 };
 
@@ -167,6 +170,57 @@ void add_tile(const QueryBlock<T>& block, std::int64_t begin, std::int64_t end, 
   });
 }
 
+/// What blocks that go together share on matrix tiles: a tile of keys and values, and weights.
+struct ForwardPanels {
+  static constexpr std::int64_t most = QueryBlock<float>::most, tile = QueryBlock<float>::tile;
+  Panels k, v, weights;
+  std::int64_t first = -1, keys = 0;  ///< the tile that is laid out
+
+  static std::int64_t elements(std::int64_t size, std::int64_t blocks) {
+    return blocks * Panels::elements(most, size) + Panels::elements(tile, size) +
+           Panels::elements(size, tile) + Panels::elements(most, tile);
+  }
+  static std::int64_t pieces(std::int64_t blocks) { return blocks + 3; }
+  template <class T>
+  ForwardPanels(TileScratch<T>& scratch, std::int64_t size, std::span<Forward<T>> blocks)
+      : k(scratch, tile, size), v(scratch, size, tile), weights(scratch, most, tile) {
+    for (Forward<T>& one : blocks) one.q_panels = Panels(scratch, most, size);
+  }
+};
+
+/// The same on matrix tiles, of the tile that begins at `first`.
+void add_tile(const QueryBlock<float>& block, std::int64_t first, std::int64_t end, const float* k,
+              std::int64_t k_step, const float* v, std::int64_t v_step, ForwardPanels& panels,
+              const Forward<float>& m) {
+  constexpr std::int64_t most = QueryBlock<float>::most, lanes = QueryBlock<float>::lanes;
+  const std::int64_t size = block.rules.size;
+  if (panels.first != first) {
+    panels.first = first;
+    panels.keys = std::min(QueryBlock<float>::tile, block.keys() - first);
+    panels.k.pack_left_rows(panels.keys, size, k + first * k_step, k_step);
+    panels.v.pack_left_across(size, panels.keys, v + first * v_step, v_step);
+  }
+  amx::multiply({.rows = end - first,
+                 .columns = most,
+                 .depth = size,
+                 .a = panels.k.get(),
+                 .b = m.q_panels.get(),
+                 .c = m.scores,
+                 .c_step = most});
+  weigh(block, first, end, m);
+  if (block.rules.dropout > 0) drop(block, first, end, m);
+  std::fill(m.scores + (end - first) * most, m.scores + panels.keys * most, 0.0F);
+  panels.weights.pack_right_across(block.vectors() * lanes, panels.keys, m.scores, most);
+  amx::multiply({.rows = size,
+                 .columns = block.vectors() * lanes,
+                 .depth = panels.keys,
+                 .a = panels.v.get(),
+                 .b = panels.weights.get(),
+                 .add = true,
+                 .c = m.out,
+                 .c_step = most});
+}
+
 /// How the work is dealt out, by the shapes alone.
 template <class T>
 struct Pieces {
@@ -184,6 +238,22 @@ struct Pieces {
 };
 
 template <class T>
+struct Scratch {
+  std::int64_t elements, pieces;
+  Scratch(const AttentionRules& r, bool packs)
+      : elements(Forward<T>::elements(r.size, Pieces<T>(r).together)),
+        pieces(Forward<T>::pieces(Pieces<T>(r).together)) {
+    if (is_on_amx<T>(r)) {
+      elements += ForwardPanels::elements(r.size, Pieces<T>(r).together);
+      pieces += ForwardPanels::pieces(Pieces<T>(r).together);
+    } else if (packs) {
+      elements += 2 * r.keys * r.size;
+      pieces += 2;
+    }
+  }
+};
+
+template <class T>
 void run(const AttentionRules& r, const AttentionInputs<T>& in, HeadRows<T> out, T* log_sums) {
   constexpr std::int64_t most = QueryBlock<T>::most;
   if (r.queries <= 2) return attend_few(r, in, out, log_sums);
@@ -191,15 +261,20 @@ void run(const AttentionRules& r, const AttentionInputs<T>& in, HeadRows<T> out,
   const std::int64_t group = r.heads / r.kv_heads;
   const double work =
       static_cast<double>(r.batch * r.heads * r.queries * r.keys) * static_cast<double>(r.size) / 8;
+  const bool on_amx = is_on_amx<T>(r);
   // Rows far apart fall into few sets of the caches: those used again and again are put together.
-  const bool packs = p.blocks * group > 1 && (in.k.time != r.size || in.v.time != r.size);
+  const bool packs =
+      !on_amx && p.blocks * group > 1 && (in.k.time != r.size || in.v.time != r.size);
+  const Scratch<T> needs(r, packs);
   parallel_for(p.pairs * p.each, 1, work, [&](std::int64_t item, std::int64_t) {
     const std::int64_t pair = item / p.each, b = pair / r.kv_heads, kv = pair % r.kv_heads;
-    TileScratch<T> scratch(
-        Forward<T>::elements(r.size, p.together) + (packs ? 2 * r.keys * r.size : 0),
-        Forward<T>::pieces(p.together) + 2);
+    TileScratch<T> scratch(needs.elements, needs.pieces);
     std::array<Forward<T>, most_together> memory;
-    Forward<T>::take(scratch, r.size, std::span(memory).first(p.together));
+    const auto blocks = std::span(memory).first(static_cast<std::size_t>(p.together));
+    Forward<T>::take(scratch, r.size, blocks);
+    std::optional<ForwardPanels> panels;
+    std::optional<amx::Tiles> tiles;
+    if (on_amx) panels.emplace(scratch, r.size, blocks), tiles.emplace();
     const T *k = in.k.at(b, kv), *v = in.v.at(b, kv);
     std::int64_t k_step = in.k.time, v_step = in.v.time;
     if (packs) {
@@ -215,12 +290,21 @@ void run(const AttentionRules& r, const AttentionInputs<T>& in, HeadRows<T> out,
         const std::int64_t first = g * p.together, count = std::min(p.together, p.blocks - first);
         const auto block = [&](std::int64_t i) {
           const std::int64_t query = (first + i) * most;
-          return QueryBlock<T>{r, in, b, h, query, std::min(most, r.queries - query)};
+          return QueryBlock<T>{r, in, b, h, query, std::min(most, r.queries - query), on_amx};
         };
-        for (std::int64_t i = 0; i < count; ++i) start(block(i), memory[i]);
-        for_tiles(count, block, [&](std::int64_t i, std::int64_t begin, std::int64_t end) {
-          add_tile(block(i), begin, end, k, k_step, v, v_step, memory[i]);
-        });
+        for (std::int64_t i = 0; i < count; ++i) {
+          start(block(i), memory[i]);
+          if constexpr (std::is_same_v<T, float>)
+            if (on_amx) memory[i].q_panels.pack_right_across(most, r.size, memory[i].q, most);
+        }
+        for_tiles(count, block,
+                  [&](std::int64_t i, std::int64_t tile, std::int64_t begin, std::int64_t end) {
+                    if constexpr (std::is_same_v<T, float>)
+                      if (on_amx)
+                        return add_tile(block(i), tile, end, k, k_step, v, v_step, *panels,
+                                        memory[i]);
+                    add_tile(block(i), begin, end, k, k_step, v, v_step, memory[i]);
+                  });
         for (std::int64_t i = 0; i < count; ++i) finish(block(i), memory[i], out, log_sums);
       }
   });
@@ -229,10 +313,8 @@ void run(const AttentionRules& r, const AttentionInputs<T>& in, HeadRows<T> out,
 template <class T>
 std::int64_t workspace(const AttentionRules& r, bool apart) {
   if (r.queries <= 2) return 2 * r.keys;
-  const std::int64_t together = Pieces<T>(r).together;
-  return TileScratch<T>::with_gaps(
-      Forward<T>::elements(r.size, together) + (apart ? 2 * r.keys * r.size : 0),
-      Forward<T>::pieces(together) + 2);
+  const Scratch<T> needs(r, apart);
+  return TileScratch<T>::with_gaps(needs.elements, needs.pieces);
 }
 
 }  // namespace

@@ -49,26 +49,27 @@ inline void split(__m512 x, __m512 y, __m512i parts[3], __m512& rest) {
   parts[2] = _mm512_or_si512(_mm512_srli_epi32(_mm512_castps_si512(x), 16), _mm512_castps_si512(y));
 }
 
-inline void transpose(__m512i rows[side]) {
-  __m512i half[side];
+inline void transpose(__m512 rows[side]) {
+  __m512 half[side];
   for (int i = 0; i < 16; i += 2) {
-    half[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
-    half[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
+    half[i] = _mm512_unpacklo_ps(rows[i], rows[i + 1]);
+    half[i + 1] = _mm512_unpackhi_ps(rows[i], rows[i + 1]);
   }
   for (int i = 0; i < 16; i += 4)
     for (int j = 0; j < 2; ++j) {
-      rows[i + 2 * j] = _mm512_unpacklo_epi64(half[i + j], half[i + j + 2]);
-      rows[i + 2 * j + 1] = _mm512_unpackhi_epi64(half[i + j], half[i + j + 2]);
+      const __m512d x = _mm512_castps_pd(half[i + j]), y = _mm512_castps_pd(half[i + j + 2]);
+      rows[i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(x, y));
+      rows[i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(x, y));
     }
   constexpr int even = 0x88, odd = 0xdd;
   for (int i = 0; i < 4; ++i)
     for (int j = 0; j < 16; j += 8) {
-      half[j + i] = _mm512_shuffle_i32x4(rows[j + i], rows[j + i + 4], even);
-      half[j + i + 4] = _mm512_shuffle_i32x4(rows[j + i], rows[j + i + 4], odd);
+      half[j + i] = _mm512_shuffle_f32x4(rows[j + i], rows[j + i + 4], even);
+      half[j + i + 4] = _mm512_shuffle_f32x4(rows[j + i], rows[j + i + 4], odd);
     }
   for (int i = 0; i < 8; ++i) {
-    rows[i] = _mm512_shuffle_i32x4(half[i], half[i + 8], even);
-    rows[i + 8] = _mm512_shuffle_i32x4(half[i], half[i + 8], odd);
+    rows[i] = _mm512_shuffle_f32x4(half[i], half[i + 8], even);
+    rows[i + 8] = _mm512_shuffle_f32x4(half[i], half[i + 8], odd);
   }
 }
 
@@ -125,55 +126,77 @@ float number(const std::uint32_t* panel, std::int64_t r, std::int64_t k) {
   return sum;
 }
 
-// The pair of vectors i of a tile, which begins at `first` rows and a depth of `k`.
-template <bool Along>
-inline void load_pair(const Rows& from, std::int64_t rows, std::int64_t depth, std::int64_t first,
-                      std::int64_t k, std::int64_t i, __m512& x, __m512& y) {
-  if constexpr (Along) {
-    const bool there = first + i < rows;
-    const float* const p = from.data + (there ? (first + i) * from.row : 0) + k;
-    x = load(p, there ? depth - k : 0);
-    y = load(p + side, there ? depth - k - side : 0);
-  } else {
-    const float* const p = from.data + (k + i) * from.depth_step + first;
-    x = load(p, k + i < depth ? rows - first : 0);
-    y = load(p + side * from.depth_step, k + i + side < depth ? rows - first : 0);
-  }
-}
-
-// Vectors run along depth, or across it; a tile of A has rows along depth, one of B across.
+// The 16 x 32 numbers of a tile: from row `first` on, and from a depth of `k`. Whether all are fit.
 template <bool Left, bool Along>
-bool pack_tiles(const Rows& from, std::int64_t rows, std::int64_t depth, std::uint32_t* to) {
-  __m512 rest = _mm512_setzero_ps(), x, y;
-  for (std::int64_t k = 0; k < depth; k += step_depth, to += step_size)
-    for (std::int64_t tile = 0; tile < 2; ++tile) {
-      __m512i parts[3][side], pair[3];
-      for (std::int64_t i = 0; i < side; ++i) {
-        load_pair<Along>(from, rows, depth, tile * side, k, i, x, y);
-        split(x, y, pair, rest);
-        for (int part = 0; part < 3; ++part)
-          if constexpr (Left == Along)
-            _mm512_store_si512(to + part * part_size + tile * tile_size + i * side, pair[part]);
-          else
-            parts[part][i] = pair[part];
-      }
-      if constexpr (Left != Along)
-        for (int part = 0; part < 3; ++part) {
-          transpose(parts[part]);
-          for (std::int64_t i = 0; i < side; ++i)
-            _mm512_store_si512(to + part * part_size + tile * tile_size + i * side, parts[part][i]);
-        }
+inline bool pack_tile(const Rows& from, std::int64_t rows, std::int64_t depth, std::int64_t first,
+                      std::int64_t k, std::uint32_t* to) {
+  __m512 rest = _mm512_setzero_ps();
+  const auto read = [&](std::int64_t i, __m512& x, __m512& y) {
+    const float* const p =
+        from.data + (Along ? (first + i) * from.row + k : (k + i) * from.depth_step + first);
+    if constexpr (Along) {
+      const bool there = first + i < rows;
+      x = load(p, there ? depth - k : 0);
+      y = load(p + side, there ? depth - k - side : 0);
+    } else {
+      x = load(p, k + i < depth ? rows - first : 0);
+      y = load(p + side * from.depth_step, k + i + side < depth ? rows - first : 0);
     }
+  };
+  const auto write = [&](std::int64_t i, __m512 x, __m512 y) {
+    __m512i parts[3];
+    split(x, y, parts, rest);
+    for (int part = 0; part < 3; ++part)
+      _mm512_store_si512(to + part * part_size + i * side, parts[part]);
+  };
+  __m512 x[side], y[side];
+  if constexpr (Left == Along) {
+    for (std::int64_t i = 0; i < side; ++i) read(i, x[0], y[0]), write(i, x[0], y[0]);
+  } else {
+    // A tile of A has rows along depth, one of B across.
+    for (std::int64_t i = 0; i < side; ++i) read(i, x[i], y[i]);
+    transpose(x), transpose(y);
+    for (std::int64_t i = 0; i < side; ++i) write(i, x[i], y[i]);
+  }
   return _mm512_cmp_ps_mask(rest, rest, _CMP_UNORD_Q) == 0;
 }
 
+std::uint32_t& fit_flag(std::byte* panel, std::int64_t depth) {
+  return reinterpret_cast<std::uint32_t*>(panel + panel_bytes(depth))[-16];
+}
+
+template <bool Left, bool Along>
+void pack(const Rows& from, std::int64_t rows, std::int64_t depth, std::byte* panels) {
+  const std::size_t bytes = panel_bytes(depth);
+  const auto panel = [&](std::int64_t row) {
+    return panels + static_cast<std::size_t>(row / panel_side) * bytes;
+  };
+  const auto pack_step = [&](std::int64_t row, std::int64_t k) {
+    auto* const to = reinterpret_cast<std::uint32_t*>(panel(row)) + k / step_depth * step_size;
+    const bool fit = pack_tile<Left, Along>(from, rows, depth, row, k, to) &
+                     pack_tile<Left, Along>(from, rows, depth, row + side, k, to + tile_size);
+    if (!fit) fit_flag(panel(row), depth) = 0;
+  };
+  for (std::int64_t row = 0; row < rows; row += panel_side) fit_flag(panel(row), depth) = 1;
+  // In the order in which the numbers lie in memory.
+  if constexpr (Along) {
+    for (std::int64_t row = 0; row < rows; row += panel_side)
+      for (std::int64_t k = 0; k < depth; k += step_depth) pack_step(row, k);
+  } else {
+    for (std::int64_t k = 0; k < depth; k += step_depth)
+      for (std::int64_t row = 0; row < rows; row += panel_side) pack_step(row, k);
+  }
+  for (std::int64_t row = 0; row < rows; row += panel_side)
+    if (fit_flag(panel(row), depth) == 0)
+      pack_unfit<Left>({from.data + row * from.row, from.row, from.depth_step},
+                       rows - row < panel_side ? rows - row : panel_side, depth,
+                       reinterpret_cast<std::uint32_t*>(panel(row)));
+}
+
 template <bool Left>
-void pack(const Rows& from, std::int64_t rows, std::int64_t depth, std::byte* bytes) {
-  auto* const panel = reinterpret_cast<std::uint32_t*>(bytes);
-  const bool fit = from.depth_step == 1 ? pack_tiles<Left, true>(from, rows, depth, panel)
-                                        : pack_tiles<Left, false>(from, rows, depth, panel);
-  if (!fit) pack_unfit<Left>(from, rows, depth, panel);
-  reinterpret_cast<std::uint32_t*>(bytes + panel_bytes(depth))[-16] = fit ? 1 : 0;
+void pack(const Rows& from, std::int64_t rows, std::int64_t depth, std::byte* panels) {
+  from.depth_step == 1 ? pack<Left, true>(from, rows, depth, panels)
+                       : pack<Left, false>(from, rows, depth, panels);
 }
 
 bool is_fit(const std::byte* panel, std::int64_t depth) {
@@ -327,12 +350,12 @@ Tiles::Tiles() {
 
 Tiles::~Tiles() { _tile_release(); }
 
-void pack_left(const Rows& a, std::int64_t count, std::int64_t depth, std::byte* panel) {
-  pack<true>(a, count, depth, panel);
+void pack_left(const Rows& a, std::int64_t rows, std::int64_t depth, std::byte* panels) {
+  pack<true>(a, rows, depth, panels);
 }
 
-void pack_right(const Rows& b, std::int64_t count, std::int64_t depth, std::byte* panel) {
-  pack<false>(b, count, depth, panel);
+void pack_right(const Rows& b, std::int64_t columns, std::int64_t depth, std::byte* panels) {
+  pack<false>(b, columns, depth, panels);
 }
 
 void multiply(const Product& p) {

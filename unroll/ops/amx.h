@@ -33,9 +33,10 @@ struct Rows {
   std::int64_t row = 0, depth_step = 0;
 };
 
-/// The first `count` (at most 32) rows, filled up with zeros. `panel` lies at a multiple of 64.
-void pack_left(const Rows& a, std::int64_t count, std::int64_t depth, std::byte* panel);
-void pack_right(const Rows& b, std::int64_t count, std::int64_t depth, std::byte* panel);
+/// To panels, one behind the other, the last one filled up with zeros. They lie at a multiple
+/// of 64.
+void pack_left(const Rows& a, std::int64_t rows, std::int64_t depth, std::byte* panels);
+void pack_right(const Rows& b, std::int64_t columns, std::int64_t depth, std::byte* panels);
 
 /// Panels of A times panels of B, each one behind the other: rows x columns of C, whose rows lie
 /// `c_step` apart. Sums do not depend on how many rows and columns there are, nor on cuts in depth.

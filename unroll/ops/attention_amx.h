@@ -35,32 +35,25 @@ class Panels {
   /// Operands whose rows lie `step` apart: as rows of the left one, or as columns of the right.
   void pack_left_rows(std::int64_t rows, std::int64_t depth, const float* from,
                       std::int64_t step) const {
-    pack(amx::pack_left, rows, depth, {from, step, 1});
+    amx::pack_left({from, step, 1}, rows, depth, bytes_);
   }
   void pack_right_columns(std::int64_t rows, std::int64_t depth, const float* from,
                           std::int64_t step) const {
-    pack(amx::pack_right, rows, depth, {from, step, 1});
+    amx::pack_right({from, step, 1}, rows, depth, bytes_);
   }
   /// The same of their transposes.
   void pack_left_across(std::int64_t columns, std::int64_t depth, const float* from,
                         std::int64_t step) const {
-    pack(amx::pack_left, columns, depth, {from, 1, step});
+    amx::pack_left({from, 1, step}, columns, depth, bytes_);
   }
   void pack_right_across(std::int64_t columns, std::int64_t depth, const float* from,
                          std::int64_t step) const {
-    pack(amx::pack_right, columns, depth, {from, 1, step});
+    amx::pack_right({from, 1, step}, columns, depth, bytes_);
   }
 
  private:
   static std::int64_t count(std::int64_t rows) {
     return (rows + amx::panel_side - 1) / amx::panel_side;
-  }
-  template <class F>
-  void pack(const F& f, std::int64_t rows, std::int64_t depth, const amx::Rows& from) const {
-    std::byte* to = bytes_;
-    for (std::int64_t r = 0; r < rows; r += amx::panel_side, to += amx::panel_bytes(depth))
-      f({from.data + r * from.row, from.row, from.depth_step}, std::min(amx::panel_side, rows - r),
-        depth, to);
   }
   std::byte* bytes_ = nullptr;
 };

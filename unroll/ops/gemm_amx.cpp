@@ -12,7 +12,7 @@ using amx::panel_side;
 // The sum is made a slice of k at a time, for which columns of B are laid out, then so many rows of
 // A, again and again. A and a panel of B stay in the second-level cache (two megabytes on
 // processors with tiles) until all is multiplied with all.
-constexpr std::int64_t most_rows = 128, most_columns = 2048, most_depth = 256;
+constexpr std::int64_t most_rows = 64, most_columns = 2048, most_depth = 256;
 
 std::int64_t panels(std::int64_t rows) { return (rows + panel_side - 1) / panel_side; }
 
@@ -29,9 +29,15 @@ struct Blocking {
 };
 
 Blocking blocking(const Gemm& g) {
-  // A few rows leave room for deep panels: C is then read and written less often.
-  const std::int64_t depth = g.m <= panel_side ? 8 * most_depth : most_depth;
-  return {std::min(most_rows, g.m), std::min(most_columns, g.n), std::min(depth, g.k)};
+  const auto within = [&](std::int64_t rows, std::int64_t columns, std::int64_t depth) -> Blocking {
+    return {std::min(rows, g.m), std::min(columns, g.n), std::min(depth, g.k)};
+  };
+  // A few rows leave room for deep panels: C is then read and written less often. Those of B are
+  // used once, while they are in the cache.
+  if (g.m <= panel_side) return within(panel_side, 4 * panel_side, 8 * most_depth);
+  // A small C is in the cache.
+  const bool small = g.m * g.n <= (1 << 18);
+  return within(most_rows, most_columns, small ? most_depth / 2 : most_depth);
 }
 
 // f(k, depth) for each slice.
@@ -52,12 +58,6 @@ amx::Rows right(const Gemm& g, const float* b, std::int64_t column, std::int64_t
                        : amx::Rows{b + k * ldb + column, 1, ldb};
 }
 
-void pack_columns(const Gemm& g, const float* b, Span columns, std::int64_t k, std::int64_t depth,
-                  std::byte* to) {
-  for (std::int64_t j = columns.begin; j < columns.end; j += panel_side, to += panel_bytes(depth))
-    amx::pack_right(right(g, b, j, k), std::min(panel_side, columns.end - j), depth, to);
-}
-
 // What some columns of B, laid out for the slice at k, add to some rows of C.
 struct Slice {
   Span rows, columns;
@@ -67,9 +67,7 @@ void multiply_slice(const Gemm& g, const Slice& slice, const float* a, const std
                     const float* bias, float* c, std::byte* left_panels) {
   for (std::int64_t i = slice.rows.begin; i < slice.rows.end; i += most_rows) {
     const std::int64_t rows = std::min(most_rows, slice.rows.end - i);
-    std::byte* to = left_panels;
-    for (std::int64_t r = 0; r < rows; r += panel_side, to += panel_bytes(slice.depth))
-      amx::pack_left(left(g, a, i + r, slice.k), std::min(panel_side, rows - r), slice.depth, to);
+    amx::pack_left(left(g, a, i, slice.k), rows, slice.depth, left_panels);
     amx::multiply({.rows = rows,
                    .columns = slice.columns.end - slice.columns.begin,
                    .depth = slice.depth,
@@ -110,7 +108,7 @@ void gemm_amx(const Gemm& g, Span rows, const float* a, const float* b, const fl
   for (std::int64_t j = 0; j < g.n; j += most.columns) {
     const Span columns{j, std::min(g.n, j + most.columns)};
     over_slices(g, [&](std::int64_t k, std::int64_t depth) {
-      pack_columns(g, b, columns, k, depth, packed);
+      amx::pack_right(right(g, b, j, k), columns.end - j, depth, packed);
       multiply_slice(g, {rows, columns, k, depth}, a, packed, bias, c, left_panels);
     });
   }
@@ -126,7 +124,7 @@ std::size_t amx_packed_bytes(const Gemm& g) {
 
 void pack_amx(const Gemm& g, const float* b, std::byte* packed) {
   over_slices(g, [&](std::int64_t k, std::int64_t depth) {
-    pack_columns(g, b, {0, g.n}, k, depth, packed);
+    amx::pack_right(right(g, b, 0, k), g.n, depth, packed);
     packed += static_cast<std::size_t>(panels(g.n)) * panel_bytes(depth);
   });
 }

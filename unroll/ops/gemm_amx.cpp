@@ -34,7 +34,7 @@ Blocking blocking(const Gemm& g) {
   };
   // A few rows leave room for deep panels: C is then read and written less often. Those of B are
   // used once, while they are in the cache.
-  if (g.m <= panel_side) return within(panel_side, 4 * panel_side, 8 * most_depth);
+  if (g.m <= panel_side) return within(panel_side, 2 * panel_side, 8 * most_depth);
   // A small C is in the cache.
   const bool small = g.m * g.n <= (1 << 18);
   return within(most_rows, most_columns, small ? most_depth / 2 : most_depth);
@@ -62,12 +62,13 @@ amx::Rows right(const Gemm& g, const float* b, std::int64_t column, std::int64_t
 struct Slice {
   Span rows, columns;
   std::int64_t k = 0, depth = 0;
+  bool has_left = false;  ///< the rows of A, which go into the panels together, are there already
 };
 void multiply_slice(const Gemm& g, const Slice& slice, const float* a, const std::byte* b,
                     const float* bias, float* c, std::byte* left_panels) {
   for (std::int64_t i = slice.rows.begin; i < slice.rows.end; i += most_rows) {
     const std::int64_t rows = std::min(most_rows, slice.rows.end - i);
-    amx::pack_left(left(g, a, i, slice.k), rows, slice.depth, left_panels);
+    if (!slice.has_left) amx::pack_left(left(g, a, i, slice.k), rows, slice.depth, left_panels);
     amx::multiply({.rows = rows,
                    .columns = slice.columns.end - slice.columns.begin,
                    .depth = slice.depth,
@@ -105,13 +106,14 @@ void gemm_amx(const Gemm& g, Span rows, const float* a, const float* b, const fl
   Tensor work = bytes(most.left() + most.right());
   std::byte *const left_panels = work.bytes(), *const packed = left_panels + most.left();
   const amx::Tiles tiles;
-  for (std::int64_t j = 0; j < g.n; j += most.columns) {
-    const Span columns{j, std::min(g.n, j + most.columns)};
-    over_slices(g, [&](std::int64_t k, std::int64_t depth) {
+  const bool few = rows.end - rows.begin <= most.rows;
+  over_slices(g, [&](std::int64_t k, std::int64_t depth) {
+    for (std::int64_t j = 0; j < g.n; j += most.columns) {
+      const Span columns{j, std::min(g.n, j + most.columns)};
       amx::pack_right(right(g, b, j, k), columns.end - j, depth, packed);
-      multiply_slice(g, {rows, columns, k, depth}, a, packed, bias, c, left_panels);
-    });
-  }
+      multiply_slice(g, {rows, columns, k, depth, few && j > 0}, a, packed, bias, c, left_panels);
+    }
+  });
 }
 
 std::size_t amx_packed_bytes(const Gemm& g) {
@@ -136,7 +138,7 @@ void gemm_amx_packed(const Gemm& g, Span columns, const float* a, const std::byt
   over_slices(g, [&](std::int64_t k, std::int64_t depth) {
     const std::byte* const b =
         packed + static_cast<std::size_t>(columns.begin / panel_side) * panel_bytes(depth);
-    multiply_slice(g, {{0, g.m}, columns, k, depth}, a, b, bias, c, work.bytes());
+    multiply_slice(g, {{0, g.m}, columns, k, depth, false}, a, b, bias, c, work.bytes());
     packed += static_cast<std::size_t>(panels(g.n)) * panel_bytes(depth);
   });
 }

@@ -46,7 +46,9 @@ inline void split(__m512 x, __m512 y, __m512i parts[3], __m512& rest) {
     y = _mm512_sub_ps(y, _mm512_castsi512_ps(near_y));
   }
   rest = _mm512_add_ps(rest, _mm512_add_ps(x, y));
-  parts[2] = _mm512_or_si512(_mm512_srli_epi32(_mm512_castps_si512(x), 16), _mm512_castps_si512(y));
+  // Eight bits are left, the upper half, but where denormals live: these have some in the lower.
+  parts[2] = _mm512_or_si512(_mm512_srli_epi32(_mm512_castps_si512(x), 16),
+                             _mm512_and_si512(_mm512_castps_si512(y), upper));
 }
 
 inline void transpose(__m512i rows[side]) {

@@ -34,9 +34,8 @@ bool allowed() {
   return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
 }
 
-// The parts of x and of y, each pair in 32 bits: x's low, y's high. `rest` turns NaN where a number
-// is not finite or rounds to infinity.
-inline void split(__m512 x, __m512 y, __m512i parts[3], __m512& rest) {
+// The parts of x and of y, each pair in 32 bits: x's low, y's high.
+inline void split(__m512 x, __m512 y, __m512i parts[3]) {
   const __m512i half = _mm512_set1_epi32(0x8000), upper = _mm512_set1_epi32(-0x10000);
   for (int part = 0; part < 2; ++part) {
     const __m512i near_x = _mm512_and_si512(_mm512_add_epi32(_mm512_castps_si512(x), half), upper);
@@ -45,7 +44,6 @@ inline void split(__m512 x, __m512 y, __m512i parts[3], __m512& rest) {
     x = _mm512_sub_ps(x, _mm512_castsi512_ps(near_x));
     y = _mm512_sub_ps(y, _mm512_castsi512_ps(near_y));
   }
-  rest = _mm512_add_ps(rest, _mm512_add_ps(x, y));
   // Eight bits are left, the upper half, but where denormals live: these have some in the lower.
   parts[2] = _mm512_or_si512(_mm512_srli_epi32(_mm512_castps_si512(x), 16),
                              _mm512_and_si512(_mm512_castps_si512(y), upper));
@@ -98,6 +96,17 @@ inline float as_float(std::uint32_t bits) { return __builtin_bit_cast(float, bit
 inline std::uint32_t as_bits(float x) { return __builtin_bit_cast(std::uint32_t, x); }
 inline bool is_finite(float x) { return (as_bits(x) & 0x7f800000U) != 0x7f800000U; }
 
+// What is to stay below a limit: a number's bits but for its sign, which are in the numbers' order,
+// infinities and NaN last. Of fit numbers no product, and no sum of products of their lesser parts
+// in a step of depth, overflows; such a one could be of the other sign than the sum of the
+// greatest.
+constexpr float least_unfit = 0x1p63F;
+inline __m512i size_bits(__m512 x) { return _mm512_slli_epi32(_mm512_castps_si512(x), 1); }
+inline bool are_fit(__m512i greatest) {
+  const __m512i limit = size_bits(_mm512_set1_ps(least_unfit));
+  return _mm512_cmp_epu32_mask(greatest, limit, _MM_CMPINT_NLT) == 0;
+}
+
 // Parts cut off rather than rounded, so that no part of a finite number is infinite; what is not
 // finite is its first part.
 template <bool Left>
@@ -132,7 +141,7 @@ void pack(const Rows& from, std::int64_t count, std::int64_t depth, std::byte* b
   auto* const panel = reinterpret_cast<std::uint32_t*>(bytes);
   std::uint32_t* to = panel;
   const bool along = from.depth_step == 1;
-  __m512 rest = _mm512_setzero_ps();
+  __m512i greatest = _mm512_setzero_si512();
   for (std::int64_t k = 0; k < depth; k += step_depth, to += step_size)
     for (std::int64_t tile = 0; tile < 2; ++tile) {
       const std::int64_t first = tile * side, left = depth - k;
@@ -150,7 +159,8 @@ void pack(const Rows& from, std::int64_t count, std::int64_t depth, std::byte* b
           y = load(p + side * from.depth_step, i + side < left ? count - first : 0);
         }
         __m512i three[3];
-        split(x, y, three, rest);
+        split(x, y, three);
+        greatest = _mm512_max_epu32(greatest, _mm512_max_epu32(size_bits(x), size_bits(y)));
         for (int part = 0; part < 3; ++part) parts[part][i] = three[part];
       }
       for (int part = 0; part < 3; ++part) {
@@ -159,7 +169,7 @@ void pack(const Rows& from, std::int64_t count, std::int64_t depth, std::byte* b
           _mm512_store_si512(to + part * part_size + tile * tile_size + i * side, parts[part][i]);
       }
     }
-  const bool fit = _mm512_cmp_ps_mask(rest, rest, _CMP_UNORD_Q) == 0;
+  const bool fit = are_fit(greatest);
   if (!fit) pack_unfit<Left>(from, count, depth, panel);
   *to = fit ? 1 : 0;
 }

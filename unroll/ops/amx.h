@@ -48,7 +48,9 @@ struct Product {
   float* c = nullptr;
   std::int64_t c_step = 0;
 };
-/// Infinities, NaN and numbers beyond bf16's greatest come out as f32 has them, slowly.
+/// Infinities, NaN and what is so large that products overflow (panels with a number from 2^63 on)
+/// come out as f32 has them, slowly. Parts below f32's least normal number are 0: an a of less than
+/// 2^-110 is inexact by up to 2^-126.
 void multiply(const Product& p);
 
 /// While it lives, the calling thread's tiles are set up for the above.

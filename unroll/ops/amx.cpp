@@ -126,17 +126,6 @@ void pack_unfit(const Rows& rows, std::int64_t count, std::int64_t depth, std::u
 }
 
 template <bool Left>
-float number(const std::uint32_t* panel, std::int64_t r, std::int64_t k) {
-  const Place at = place<Left>(r, k);
-  float sum = 0;
-  for (int part = 2; part >= 0; --part) {
-    const std::uint32_t word = panel[at.index + part * part_size];
-    sum += as_float(at.high ? word & 0xffff0000U : word << 16);
-  }
-  return sum;
-}
-
-template <bool Left>
 void pack(const Rows& from, std::int64_t count, std::int64_t depth, std::byte* bytes) {
   auto* const panel = reinterpret_cast<std::uint32_t*>(bytes);
   std::uint32_t* to = panel;
@@ -174,8 +163,8 @@ void pack(const Rows& from, std::int64_t count, std::int64_t depth, std::byte* b
   *to = fit ? 1 : 0;
 }
 
-bool is_fit(const std::byte* panel, std::int64_t depth) {
-  return reinterpret_cast<const std::uint32_t*>(panel + panel_bytes(depth))[-16] != 0;
+bool is_fit(const std::uint32_t* panel, std::int64_t depth) {
+  return panel[panel_bytes(depth) / sizeof(std::uint32_t) - 16] != 0;
 }
 
 // A block of C: 32 x 32, or 16 x 64 where A has no more rows, which takes two panels of B.
@@ -299,16 +288,61 @@ void run(const Block& block, const Extent& e) {
       block.c[r * block.c_step + i] = own[r * e.wide + i];
 }
 
-// Number by number, from what the parts sum up to.
-void run_unfit(const Block& block, const Extent& e, std::int64_t depth) {
-  for (std::int64_t r = 0; r < e.rows; ++r)
-    for (std::int64_t j = 0; j < e.columns; ++j) {
-      float sum = block.start != nullptr ? block.start[r * block.start_step + j] : 0.0F;
-      for (std::int64_t k = 0; k < depth; ++k)
-        sum +=
-            number<true>(block.a, r, k) * number<false>(block.b[j / panel_side], j % panel_side, k);
-      block.c[r * block.c_step + j] = sum;
+// The numbers of one step of depth, from what their parts sum up to: rows of A, or rows of B (whose
+// columns the panel holds).
+template <bool Left>
+void unpack(const std::uint32_t* step, float to[panel_side][step_depth]) {
+  const __m512i upper = _mm512_set1_epi32(-0x10000);
+  for (std::int64_t tile = 0; tile < 2; ++tile)
+    for (std::int64_t i = 0; i < side; ++i) {
+      __m512 low = _mm512_setzero_ps(), high = low;
+      for (int part = 2; part >= 0; --part) {
+        const __m512i pair =
+            _mm512_load_si512(step + part * part_size + tile * tile_size + i * side);
+        low = _mm512_add_ps(low, _mm512_castsi512_ps(_mm512_slli_epi32(pair, 16)));
+        high = _mm512_add_ps(high, _mm512_castsi512_ps(_mm512_and_si512(pair, upper)));
+      }
+      _mm512_store_ps(Left ? &to[tile * side + i][0] : &to[i][tile * side], low);
+      _mm512_store_ps(Left ? &to[tile * side + i][side] : &to[i + side][tile * side], high);
     }
+}
+
+// In f32, one k after the other, for one panel of B.
+void run_unfit(const Block& block, const Extent& e) {
+  alignas(64) float a[panel_side][step_depth], b[step_depth][panel_side],
+      sums[panel_side][panel_side] = {};
+  for (std::int64_t r = 0; r < e.rows && block.start != nullptr; ++r)
+    for (std::int64_t j = 0; j < e.columns; ++j) sums[r][j] = block.start[r * block.start_step + j];
+  for (std::int64_t s = 0; s < block.steps; ++s) {
+    unpack<true>(block.a + s * step_size, a);
+    unpack<false>(block.b[0] + s * step_size, b);
+    for (std::int64_t r = 0; r < e.rows; ++r)
+      for (std::int64_t k = 0; k < step_depth; ++k)
+        for (std::int64_t j = 0; j < panel_side; ++j) sums[r][j] += a[r][k] * b[k][j];
+  }
+  for (std::int64_t r = 0; r < e.rows; ++r)
+    for (std::int64_t j = 0; j < e.columns; ++j) block.c[r * block.c_step + j] = sums[r][j];
+}
+
+// Where some panel is not fit: each one of B by itself, so that those which are fit go over tiles
+// whatever lies beside them.
+[[gnu::noinline]] void run_apart(const Block& block, const Extent& e, std::int64_t depth) {
+  for (std::int64_t panel = 0; panel * panel_side < e.columns; ++panel) {
+    const std::int64_t j = panel * panel_side;
+    const std::uint32_t* const b = block.b[panel];
+    const Block one{.a = block.a,
+                    .b = {b, b},
+                    .steps = block.steps,
+                    .start = block.start != nullptr ? block.start + j : nullptr,
+                    .start_step = block.start_step,
+                    .c = block.c + j,
+                    .c_step = block.c_step};
+    const Extent extent{.rows = e.rows,
+                        .columns = e.columns - j < panel_side ? e.columns - j : panel_side,
+                        .tall = e.tall,
+                        .wide = e.wide};
+    is_fit(block.a, depth) && is_fit(b, depth) ? run_edge(one, extent) : run_unfit(one, extent);
+  }
 }
 
 }  // namespace
@@ -344,7 +378,7 @@ void multiply(const Product& p) {
     e.columns = p.columns - j < e.wide ? p.columns - j : e.wide;
     const std::byte* const b = p.b + static_cast<std::size_t>(j / panel_side) * bytes;
     const std::byte* const next = e.columns > panel_side ? b + bytes : b;
-    const bool right_fit = is_fit(b, p.depth) && is_fit(next, p.depth);
+    const bool right_fit = is_fit(panel(b), p.depth) && is_fit(panel(next), p.depth);
     const std::byte* a = p.a;
     for (std::int64_t i = 0; i < p.rows; i += panel_side, a += bytes) {
       e.rows = p.rows - i < e.tall ? p.rows - i : e.tall;
@@ -356,8 +390,8 @@ void multiply(const Product& p) {
                         .start_step = p.add ? p.c_step : 0,
                         .c = c,
                         .c_step = p.c_step};
-      if (!right_fit || !is_fit(a, p.depth))
-        run_unfit(block, e, p.depth);
+      if (!right_fit || !is_fit(block.a, p.depth))
+        run_apart(block, e, p.depth);
       else
         e.whole() ? run(block, e) : run_edge(block, e);
     }

@@ -34,9 +34,8 @@ bool allowed() {
   return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
 }
 
-// The parts of x and of y, each pair in 32 bits: x's low, y's high. `rest` turns NaN where a number
-// is not finite or rounds to infinity.
-inline void split(__m512 x, __m512 y, __m512i parts[3], __m512& rest) {
+// The parts of x and of y, each pair in 32 bits: x's low, y's high.
+inline void split(__m512 x, __m512 y, __m512i parts[3]) {
   const __m512i half = _mm512_set1_epi32(0x8000), upper = _mm512_set1_epi32(-0x10000);
   for (int part = 0; part < 2; ++part) {
     const __m512i near_x = _mm512_and_si512(_mm512_add_epi32(_mm512_castps_si512(x), half), upper);
@@ -45,8 +44,9 @@ inline void split(__m512 x, __m512 y, __m512i parts[3], __m512& rest) {
     x = _mm512_sub_ps(x, _mm512_castsi512_ps(near_x));
     y = _mm512_sub_ps(y, _mm512_castsi512_ps(near_y));
   }
-  rest = _mm512_add_ps(rest, _mm512_add_ps(x, y));
-  parts[2] = _mm512_or_si512(_mm512_srli_epi32(_mm512_castps_si512(x), 16), _mm512_castps_si512(y));
+  // Eight bits are left, the upper half, but where denormals live: these have some in the lower.
+  parts[2] = _mm512_or_si512(_mm512_srli_epi32(_mm512_castps_si512(x), 16),
+                             _mm512_and_si512(_mm512_castps_si512(y), upper));
 }
 
 inline void transpose(__m512 rows[side]) {
@@ -97,6 +97,17 @@ inline float as_float(std::uint32_t bits) { return __builtin_bit_cast(float, bit
 inline std::uint32_t as_bits(float x) { return __builtin_bit_cast(std::uint32_t, x); }
 inline bool is_finite(float x) { return (as_bits(x) & 0x7f800000U) != 0x7f800000U; }
 
+// What is to stay below a limit: a number's bits but for its sign, which are in the numbers' order,
+// infinities and NaN last. Of fit numbers no product, and no sum of products of their lesser parts
+// in a step of depth, overflows; such a one could be of the other sign than the sum of the
+// greatest.
+constexpr float least_unfit = 0x1p63F;
+inline __m512i size_bits(__m512 x) { return _mm512_slli_epi32(_mm512_castps_si512(x), 1); }
+inline bool are_fit(__m512i greatest) {
+  const __m512i limit = size_bits(_mm512_set1_ps(least_unfit));
+  return _mm512_cmp_epu32_mask(greatest, limit, _MM_CMPINT_NLT) == 0;
+}
+
 // Parts cut off rather than rounded, so that no part of a finite number is infinite; what is not
 // finite is its first part.
 template <bool Left>
@@ -115,22 +126,11 @@ void pack_unfit(const Rows& rows, std::int64_t count, std::int64_t depth, std::u
     }
 }
 
-template <bool Left>
-float number(const std::uint32_t* panel, std::int64_t r, std::int64_t k) {
-  const Place at = place<Left>(r, k);
-  float sum = 0;
-  for (int part = 2; part >= 0; --part) {
-    const std::uint32_t word = panel[at.index + part * part_size];
-    sum += as_float(at.high ? word & 0xffff0000U : word << 16);
-  }
-  return sum;
-}
-
 // The 16 x 32 numbers of a tile: from row `first` on, and from a depth of `k`. Whether all are fit.
 template <bool Left, bool Along>
 inline bool pack_tile(const Rows& from, std::int64_t rows, std::int64_t depth, std::int64_t first,
                       std::int64_t k, std::uint32_t* to) {
-  __m512 rest = _mm512_setzero_ps();
+  __m512i greatest = _mm512_setzero_si512();
   const auto read = [&](std::int64_t i, __m512& x, __m512& y) {
     const float* const p =
         from.data + (Along ? (first + i) * from.row + k : (k + i) * from.depth_step + first);
@@ -145,7 +145,8 @@ inline bool pack_tile(const Rows& from, std::int64_t rows, std::int64_t depth, s
   };
   const auto write = [&](std::int64_t i, __m512 x, __m512 y) {
     __m512i parts[3];
-    split(x, y, parts, rest);
+    split(x, y, parts);
+    greatest = _mm512_max_epu32(greatest, _mm512_max_epu32(size_bits(x), size_bits(y)));
     for (int part = 0; part < 3; ++part)
       _mm512_store_si512(to + part * part_size + i * side, parts[part]);
   };
@@ -158,26 +159,30 @@ inline bool pack_tile(const Rows& from, std::int64_t rows, std::int64_t depth, s
     transpose(x), transpose(y);
     for (std::int64_t i = 0; i < side; ++i) write(i, x[i], y[i]);
   }
-  return _mm512_cmp_ps_mask(rest, rest, _CMP_UNORD_Q) == 0;
+  return are_fit(greatest);
 }
 
-std::uint32_t& fit_flag(std::byte* panel, std::int64_t depth) {
-  return reinterpret_cast<std::uint32_t*>(panel + panel_bytes(depth))[-16];
+// In a panel's last line: are its numbers fit?
+constexpr std::size_t flag_index(std::int64_t depth) {
+  return panel_bytes(depth) / sizeof(std::uint32_t) - side;
+}
+bool is_fit(const std::uint32_t* panel, std::int64_t depth) {
+  return panel[flag_index(depth)] != 0;
 }
 
 template <bool Left, bool Along>
 void pack(const Rows& from, std::int64_t rows, std::int64_t depth, std::byte* panels) {
-  const std::size_t bytes = panel_bytes(depth);
   const auto panel = [&](std::int64_t row) {
-    return panels + static_cast<std::size_t>(row / panel_side) * bytes;
+    return reinterpret_cast<std::uint32_t*>(panels + static_cast<std::size_t>(row / panel_side) *
+                                                         panel_bytes(depth));
   };
   const auto pack_step = [&](std::int64_t row, std::int64_t k) {
-    auto* const to = reinterpret_cast<std::uint32_t*>(panel(row)) + k / step_depth * step_size;
+    std::uint32_t* const to = panel(row) + k / step_depth * step_size;
     const bool fit = pack_tile<Left, Along>(from, rows, depth, row, k, to) &
                      pack_tile<Left, Along>(from, rows, depth, row + side, k, to + tile_size);
-    if (!fit) fit_flag(panel(row), depth) = 0;
+    if (!fit) panel(row)[flag_index(depth)] = 0;
   };
-  for (std::int64_t row = 0; row < rows; row += panel_side) fit_flag(panel(row), depth) = 1;
+  for (std::int64_t row = 0; row < rows; row += panel_side) panel(row)[flag_index(depth)] = 1;
   // In the order in which the numbers lie in memory.
   if constexpr (Along) {
     for (std::int64_t row = 0; row < rows; row += panel_side)
@@ -187,20 +192,15 @@ void pack(const Rows& from, std::int64_t rows, std::int64_t depth, std::byte* pa
       for (std::int64_t row = 0; row < rows; row += panel_side) pack_step(row, k);
   }
   for (std::int64_t row = 0; row < rows; row += panel_side)
-    if (fit_flag(panel(row), depth) == 0)
+    if (!is_fit(panel(row), depth))
       pack_unfit<Left>({from.data + row * from.row, from.row, from.depth_step},
-                       rows - row < panel_side ? rows - row : panel_side, depth,
-                       reinterpret_cast<std::uint32_t*>(panel(row)));
+                       rows - row < panel_side ? rows - row : panel_side, depth, panel(row));
 }
 
 template <bool Left>
 void pack(const Rows& from, std::int64_t rows, std::int64_t depth, std::byte* panels) {
   from.depth_step == 1 ? pack<Left, true>(from, rows, depth, panels)
                        : pack<Left, false>(from, rows, depth, panels);
-}
-
-bool is_fit(const std::byte* panel, std::int64_t depth) {
-  return reinterpret_cast<const std::uint32_t*>(panel + panel_bytes(depth))[-16] != 0;
 }
 
 // A block of C: 32 x 32, or 16 x 64 where A has no more rows, which takes two panels of B.
@@ -324,16 +324,61 @@ void run(const Block& block, const Extent& e) {
       block.c[r * block.c_step + i] = own[r * e.wide + i];
 }
 
-// Number by number, from what the parts sum up to.
-void run_unfit(const Block& block, const Extent& e, std::int64_t depth) {
-  for (std::int64_t r = 0; r < e.rows; ++r)
-    for (std::int64_t j = 0; j < e.columns; ++j) {
-      float sum = block.start != nullptr ? block.start[r * block.start_step + j] : 0.0F;
-      for (std::int64_t k = 0; k < depth; ++k)
-        sum +=
-            number<true>(block.a, r, k) * number<false>(block.b[j / panel_side], j % panel_side, k);
-      block.c[r * block.c_step + j] = sum;
+// The numbers of one step of depth, from what their parts sum up to: rows of A, or rows of B (whose
+// columns the panel holds).
+template <bool Left>
+void unpack(const std::uint32_t* step, float to[panel_side][step_depth]) {
+  const __m512i upper = _mm512_set1_epi32(-0x10000);
+  for (std::int64_t tile = 0; tile < 2; ++tile)
+    for (std::int64_t i = 0; i < side; ++i) {
+      __m512 low = _mm512_setzero_ps(), high = low;
+      for (int part = 2; part >= 0; --part) {
+        const __m512i pair =
+            _mm512_load_si512(step + part * part_size + tile * tile_size + i * side);
+        low = _mm512_add_ps(low, _mm512_castsi512_ps(_mm512_slli_epi32(pair, 16)));
+        high = _mm512_add_ps(high, _mm512_castsi512_ps(_mm512_and_si512(pair, upper)));
+      }
+      _mm512_store_ps(Left ? &to[tile * side + i][0] : &to[i][tile * side], low);
+      _mm512_store_ps(Left ? &to[tile * side + i][side] : &to[i + side][tile * side], high);
     }
+}
+
+// In f32, one k after the other, for one panel of B.
+void run_unfit(const Block& block, const Extent& e) {
+  alignas(64) float a[panel_side][step_depth], b[step_depth][panel_side],
+      sums[panel_side][panel_side] = {};
+  for (std::int64_t r = 0; r < e.rows && block.start != nullptr; ++r)
+    for (std::int64_t j = 0; j < e.columns; ++j) sums[r][j] = block.start[r * block.start_step + j];
+  for (std::int64_t s = 0; s < block.steps; ++s) {
+    unpack<true>(block.a + s * step_size, a);
+    unpack<false>(block.b[0] + s * step_size, b);
+    for (std::int64_t r = 0; r < e.rows; ++r)
+      for (std::int64_t k = 0; k < step_depth; ++k)
+        for (std::int64_t j = 0; j < panel_side; ++j) sums[r][j] += a[r][k] * b[k][j];
+  }
+  for (std::int64_t r = 0; r < e.rows; ++r)
+    for (std::int64_t j = 0; j < e.columns; ++j) block.c[r * block.c_step + j] = sums[r][j];
+}
+
+// Where some panel is not fit: each one of B by itself, so that those which are fit go over tiles
+// whatever lies beside them.
+[[gnu::noinline]] void run_apart(const Block& block, const Extent& e, std::int64_t depth) {
+  for (std::int64_t panel = 0; panel * panel_side < e.columns; ++panel) {
+    const std::int64_t j = panel * panel_side;
+    const std::uint32_t* const b = block.b[panel];
+    const Block one{.a = block.a,
+                    .b = {b, b},
+                    .steps = block.steps,
+                    .start = block.start != nullptr ? block.start + j : nullptr,
+                    .start_step = block.start_step,
+                    .c = block.c + j,
+                    .c_step = block.c_step};
+    const Extent extent{.rows = e.rows,
+                        .columns = e.columns - j < panel_side ? e.columns - j : panel_side,
+                        .tall = e.tall,
+                        .wide = e.wide};
+    is_fit(block.a, depth) && is_fit(b, depth) ? run_edge(one, extent) : run_unfit(one, extent);
+  }
 }
 
 }  // namespace
@@ -369,7 +414,7 @@ void multiply(const Product& p) {
     e.columns = p.columns - j < e.wide ? p.columns - j : e.wide;
     const std::byte* const b = p.b + static_cast<std::size_t>(j / panel_side) * bytes;
     const std::byte* const next = e.columns > panel_side ? b + bytes : b;
-    const bool right_fit = is_fit(b, p.depth) && is_fit(next, p.depth);
+    const bool right_fit = is_fit(panel(b), p.depth) && is_fit(panel(next), p.depth);
     const std::byte* a = p.a;
     for (std::int64_t i = 0; i < p.rows; i += panel_side, a += bytes) {
       e.rows = p.rows - i < e.tall ? p.rows - i : e.tall;
@@ -381,8 +426,8 @@ void multiply(const Product& p) {
                         .start_step = p.add ? p.c_step : 0,
                         .c = c,
                         .c_step = p.c_step};
-      if (!right_fit || !is_fit(a, p.depth))
-        run_unfit(block, e, p.depth);
+      if (!right_fit || !is_fit(block.a, p.depth))
+        run_apart(block, e, p.depth);
       else
         e.whole() ? run(block, e) : run_edge(block, e);
     }

@@ -39,7 +39,8 @@ void pack_left(const Rows& a, std::int64_t rows, std::int64_t depth, std::byte* 
 void pack_right(const Rows& b, std::int64_t columns, std::int64_t depth, std::byte* panels);
 
 /// Panels of A times panels of B, each one behind the other: rows x columns of C, whose rows lie
-/// `c_step` apart. Sums do not depend on how many rows and columns there are, nor on cuts in depth.
+/// `c_step` apart. Sums do not depend on how many rows and columns there are, nor on cuts in depth
+/// at multiples of step_depth.
 struct Product {
   std::int64_t rows = 0, columns = 0, depth = 0;
   const std::byte* a = nullptr;
@@ -49,10 +50,13 @@ struct Product {
   float* c = nullptr;
   std::int64_t c_step = 0;
 };
-/// Infinities, NaN and numbers beyond bf16's greatest come out as f32 has them, slowly.
+/// Infinities, NaN and what is so large that products overflow (panels with a number from 2^63 on)
+/// come out as f32 has them, slowly. Parts below f32's least normal number are 0: an a of less than
+/// 2^-110 is inexact by up to 2^-126.
 void multiply(const Product& p);
 
-/// While it lives, the calling thread's tiles are set up for the above.
+/// While it lives, the calling thread's tiles are set up for the above: one at a time, since its
+/// end gives them back.
 class Tiles {
  public:
   Tiles();

@@ -84,7 +84,11 @@ std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
 
-// Of a product whose columns are cut: how many a piece has.
+// Of a product whose rows, or columns, are cut: how many a piece has.
+std::int64_t row_step(const Gemm& g) {
+  const std::int64_t pieces = piece_count(g);
+  return round_up((g.m + pieces - 1) / pieces, 32);
+}
 std::int64_t column_step(const Gemm& g) {
   const std::int64_t pieces = piece_count(g);
   return round_up((g.n + pieces - 1) / pieces, 64);
@@ -104,6 +108,18 @@ void run_rows(const Gemm& g, std::int64_t begin, std::int64_t end, const In* a, 
   run_piece(piece, columns.ptr<In>(), b, bias, c + begin * g.n);
 }
 
+// Calls f(begin, end, work) for each piece, on a thread of its own, with `bytes` of memory to work
+// in. All of it is there before any piece begins: where there is none, C stays as it was.
+template <class F>
+void run_on_tiles(const Gemm& g, std::int64_t count, std::int64_t step, std::size_t bytes,
+                  const F& f) {
+  const std::int64_t pieces = (count + step - 1) / step, each = static_cast<std::int64_t>(bytes);
+  Tensor work = Tensor::empty({pieces * each}, DType::u8);
+  parallel_for(count, step, flops(g), [&](std::int64_t begin, std::int64_t end) {
+    f(detail::Span{begin, end}, work.bytes() + begin / step * each);
+  });
+}
+
 template <class In, class T>
 void cut_and_run(const Gemm& g, const In* a, const In* b, const T* bias, T* c) {
   if (g.m == 0 || g.n == 0 || g.batch == 0) return;
@@ -118,12 +134,11 @@ void cut_and_run(const Gemm& g, const In* a, const In* b, const T* bias, T* c) {
     if (g.m == 1 && g.batch == 1 && g.transpose_b && !g.transpose_a)
       return row_times_transposed(g, a, b, bias, c);
   const std::int64_t pieces = piece_count(g);
-  const std::int64_t step = round_up((g.m + pieces - 1) / pieces, 32);
   if constexpr (std::is_same_v<In, float>)
     if (detail::is_amx(g))
-      return parallel_for(g.m, step, pieces > 1 ? flops(g) : 0,
-                          [&](std::int64_t begin, std::int64_t end) {
-                            detail::gemm_amx(g, {begin, end}, a, b, bias, c);
+      return run_on_tiles(g, g.m, row_step(g), detail::amx_workspace(g),
+                          [&](detail::Span rows, std::byte* work) {
+                            detail::gemm_amx(g, rows, a, b, bias, c, work);
                           });
   if (pieces == 1) return run_piece(g, a, b, bias, c);
   if (g.batch > 1) {
@@ -135,7 +150,7 @@ void cut_and_run(const Gemm& g, const In* a, const In* b, const T* bias, T* c) {
     });
     return;
   }
-  parallel_for(g.m, step, flops(g), [&](std::int64_t begin, std::int64_t end) {
+  parallel_for(g.m, row_step(g), flops(g), [&](std::int64_t begin, std::int64_t end) {
     run_rows(g, begin, end, a, b, bias, c);
   });
 }
@@ -268,9 +283,9 @@ void PackedGemm<T>::run_pieces(const In* a, const T* bias, T* c) const {
 template <class T>
 void PackedGemm<T>::run_amx(const T* a, const T* bias, T* c) const {
   if constexpr (std::is_same_v<T, float>)
-    parallel_for(whole_.n, column_step(whole_), flops(whole_),
-                 [&](std::int64_t begin, std::int64_t end) {
-                   detail::gemm_amx_packed(whole_, {begin, end}, a, panels_.bytes(), bias, c);
+    run_on_tiles(whole_, whole_.n, column_step(whole_), detail::amx_packed_workspace(whole_),
+                 [&](detail::Span columns, std::byte* work) {
+                   detail::gemm_amx_packed(whole_, columns, a, panels_.bytes(), bias, c, work);
                  });
 }
 
@@ -297,8 +312,10 @@ template class PackedGemm<float>;
 template class PackedGemm<double>;
 
 std::size_t gemm_workspace(const Gemm& g, DType dtype) {
-  if (dtype == DType::f32 && detail::is_amx(g))
-    return detail::amx_workspace(g) * static_cast<std::size_t>(piece_count(g));
+  if (dtype == DType::f32 && detail::is_amx(g)) {
+    const std::int64_t step = row_step(g);
+    return detail::amx_workspace(g) * static_cast<std::size_t>((g.m + step - 1) / step);
+  }
   const bool copies = g.transpose_a && g.batch == 1 && piece_count(g) > 1;
   return copies ? static_cast<std::size_t>(g.m * g.k * size_of(dtype)) : 0;
 }

@@ -81,10 +81,6 @@ void multiply_slice(const Gemm& g, const Slice& slice, const float* a, const std
   }
 }
 
-Tensor bytes(std::size_t count) {
-  return Tensor::empty({static_cast<std::int64_t>(count)}, DType::u8);
-}
-
 }  // namespace
 
 bool is_amx(const Gemm& g) {
@@ -100,18 +96,19 @@ std::size_t amx_workspace(const Gemm& g) {
   return most.left() + most.right();
 }
 
-void gemm_amx(const Gemm& g, Span rows, const float* a, const float* b, const float* bias,
-              float* c) {
+std::size_t amx_packed_workspace(const Gemm& g) { return blocking(g).left(); }
+
+void gemm_amx(const Gemm& g, Span rows, const float* a, const float* b, const float* bias, float* c,
+              std::byte* work) {
   const Blocking most = blocking(g);
-  Tensor work = bytes(most.left() + most.right());
-  std::byte *const left_panels = work.bytes(), *const packed = left_panels + most.left();
+  std::byte* const packed = work + most.left();
   const amx::Tiles tiles;
   const bool few = rows.end - rows.begin <= most.rows;
   over_slices(g, [&](std::int64_t k, std::int64_t depth) {
     for (std::int64_t j = 0; j < g.n; j += most.columns) {
       const Span columns{j, std::min(g.n, j + most.columns)};
       amx::pack_right(right(g, b, j, k), columns.end - j, depth, packed);
-      multiply_slice(g, {rows, columns, k, depth, few && j > 0}, a, packed, bias, c, left_panels);
+      multiply_slice(g, {rows, columns, k, depth, few && j > 0}, a, packed, bias, c, work);
     }
   });
 }
@@ -132,13 +129,12 @@ void pack_amx(const Gemm& g, const float* b, std::byte* packed) {
 }
 
 void gemm_amx_packed(const Gemm& g, Span columns, const float* a, const std::byte* packed,
-                     const float* bias, float* c) {
-  Tensor work = bytes(blocking(g).left());
+                     const float* bias, float* c, std::byte* work) {
   const amx::Tiles tiles;
   over_slices(g, [&](std::int64_t k, std::int64_t depth) {
     const std::byte* const b =
         packed + static_cast<std::size_t>(columns.begin / panel_side) * panel_bytes(depth);
-    multiply_slice(g, {{0, g.m}, columns, k, depth, false}, a, b, bias, c, work.bytes());
+    multiply_slice(g, {{0, g.m}, columns, k, depth, false}, a, b, bias, c, work);
     packed += static_cast<std::size_t>(panels(g.n)) * panel_bytes(depth);
   });
 }

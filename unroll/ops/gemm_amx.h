@@ -13,17 +13,18 @@ struct Span {
   std::int64_t begin = 0, end = 0;
 };
 
-/// Those of C's rows, on the calling thread alone.
-void gemm_amx(const Gemm& g, Span rows, const float* a, const float* b, const float* bias,
-              float* c);
-/// Bytes that it allocates.
+/// Those of C's rows, which begin at a multiple of 32, on the calling thread alone. `work`, at a
+/// multiple of 64, has amx_workspace() bytes.
+void gemm_amx(const Gemm& g, Span rows, const float* a, const float* b, const float* bias, float* c,
+              std::byte* work);
 std::size_t amx_workspace(const Gemm& g);
 
 /// B in panels: to be used as often as one likes.
 std::size_t amx_packed_bytes(const Gemm& g);
 void pack_amx(const Gemm& g, const float* b, std::byte* packed);
-/// Those of C's columns, which begin at a multiple of 64.
+/// Those of C's columns, which begin at a multiple of 64; `work` likewise.
 void gemm_amx_packed(const Gemm& g, Span columns, const float* a, const std::byte* packed,
-                     const float* bias, float* c);
+                     const float* bias, float* c, std::byte* work);
+std::size_t amx_packed_workspace(const Gemm& g);
 
 }  // namespace unroll::detail

@@ -1,0 +1,228 @@
+// Products on matrix tiles of what their parts cannot hold: infinities, NaN, the greatest numbers
+// and the least.
+
+#include <bit>
+
+#include "amx_products.h"
+
+using namespace unroll;
+using namespace amx_products;
+
+namespace {
+
+constexpr float inf = std::numeric_limits<float>::infinity();
+constexpr float greatest = std::numeric_limits<float>::max();
+
+// Element by element in f32, in the order of k.
+Tensor plain_loop(const Product& p) {
+  const Gemm& g = p.gemm;
+  Tensor c = Tensor::empty({g.m, g.n});
+  for (std::int64_t i = 0; i < g.m; ++i) {
+    float* const sums = c.mutable_ptr<float>() + i * g.n;
+    for (std::int64_t j = 0; j < g.n; ++j)
+      sums[j] = g.accumulate ? p.start.ptr<float>()[i * g.n + j]
+                             : (g.bias ? p.bias.ptr<float>()[j] : 0.0F);
+    for (std::int64_t k = 0; k < g.k; ++k) {
+      const float x = p.a.ptr<float>()[i * g.k + k];
+      for (std::int64_t j = 0; j < g.n; ++j) sums[j] += x * p.b.ptr<float>()[k * g.n + j];
+    }
+  }
+  return c;
+}
+
+enum class Kind { finite, plus, minus, nan };
+Kind kind(float x) {
+  if (std::isnan(x)) return Kind::nan;
+  if (std::isfinite(x)) return Kind::finite;
+  return x > 0 ? Kind::plus : Kind::minus;
+}
+
+// How many elements are of another kind.
+int other_kinds(const Tensor& a, const Tensor& b) {
+  int count = 0;
+  for (std::int64_t i = 0; i < a.numel(); ++i)
+    count += kind(a.ptr<float>()[i]) == kind(b.ptr<float>()[i]) ? 0 : 1;
+  return count;
+}
+
+// The greatest error of the elements that are finite in both.
+double finite_error(const Tensor& c, const Tensor& loop, const Product& p) {
+  const Sums sums = by_hand(p);
+  double most = 0;
+  for (std::size_t i = 0; i < sums.value.size(); ++i) {
+    const float is = c.ptr<float>()[i];
+    if (!std::isfinite(is) || !std::isfinite(loop.ptr<float>()[i])) continue;
+    const double start = p.gemm.accumulate ? p.start.ptr<float>()[i] : 0.0;
+    most =
+        std::max(most, std::abs(is - (sums.value[i] + start)) / (sums.size[i] + std::abs(start)));
+  }
+  return most;
+}
+
+void set(Tensor& x, std::int64_t row, std::int64_t column, float value) {
+  x.mutable_ptr<float>()[row * x.size(1) + column] = value;
+}
+
+// Elements of C in blocks of 32 x 32 for which neither the rows of A nor the columns of B have a
+// number that differs between p and q: how many have other bits.
+int changed_elsewhere(const Product& p, const Tensor& with, const Product& q,
+                      const Tensor& without) {
+  const Gemm& g = p.gemm;
+  std::vector<bool> rows(static_cast<std::size_t>(g.m / 32 + 1)),
+      columns(static_cast<std::size_t>(g.n / 32 + 1));
+  const auto differ = [](const Tensor& x, const Tensor& y, std::int64_t i) {
+    return std::bit_cast<std::uint32_t>(x.ptr<float>()[i]) !=
+           std::bit_cast<std::uint32_t>(y.ptr<float>()[i]);
+  };
+  for (std::int64_t i = 0; i < p.a.numel(); ++i)
+    if (differ(p.a, q.a, i)) rows[static_cast<std::size_t>(i / g.k / 32)] = true;
+  for (std::int64_t i = 0; i < p.b.numel(); ++i)
+    if (differ(p.b, q.b, i)) columns[static_cast<std::size_t>(i % g.n / 32)] = true;
+  int count = 0;
+  for (std::int64_t i = 0; i < with.numel(); ++i)
+    if (!rows[static_cast<std::size_t>(i / g.n / 32)] &&
+        !columns[static_cast<std::size_t>(i % g.n / 32)] && differ(with, without, i))
+      ++count;
+  return count;
+}
+
+struct Special {
+  const char* name;
+  float value;
+};
+const Special specials[] = {{"infinite", inf},
+                            {"minus infinite", -inf},
+                            {"NaN", std::numeric_limits<float>::quiet_NaN()},
+                            {"NaN in the lowest bit", std::bit_cast<float>(0x7F800001U)},
+                            {"NaN of all bits", std::bit_cast<float>(0xFFFFFFFFU)},
+                            {"the greatest", greatest},
+                            {"the least", -greatest},
+                            {"beyond bf16", 3.4e38F},
+                            {"infinite as bf16", std::bit_cast<float>(0x7F7F8000U)}};
+
+// Rows, columns and depths on both sides of panels', tiles' and slices' edges.
+const Gemm shapes[] = {{.m = 65, .n = 100, .k = 300},
+                       {.m = 16, .n = 97, .k = 70},
+                       {.m = 48, .n = 64, .k = 33},
+                       {.m = 7, .n = 130, .k = 2081}};
+
+}  // namespace
+
+TEST_CASE("on tiles what is not finite, or not as bf16, comes out as a loop in f32 has it") {
+  if (!available()) return;
+  for (const Gemm& shape : shapes) {
+    Product fit = normal_product(shape);
+    for (const int flags : {0, 1, 2, 3}) {
+      Gemm& g = fit.gemm;
+      g.transpose_a = (flags & 1) != 0;
+      g.transpose_b = (flags & 2) != 0;
+      g.accumulate = flags == 3;
+      const Tensor fit_result = on_tiles(fit);
+      for (const auto& [name, value] : specials)
+        for (const int where : {1, 2, 3})  // in A, in B, in both
+          for (const bool at_end : {false, true}) {
+            Product p = {g, fit.a.clone(), fit.b.clone(), fit.bias, fit.start};
+            const std::int64_t depth = at_end ? g.k - 1 : g.k / 2;
+            if ((where & 1) != 0) set(p.a, at_end ? g.m - 1 : 0, depth, value);
+            if ((where & 2) != 0) set(p.b, at_end ? 3 : depth, at_end ? g.n - 1 : 31, value);
+            // Times 0 an infinity is NaN, and the greatest number nothing.
+            set(p.b, depth, 5, 0);
+            INFO(name << " in " << where << ", m n k " << g.m << " " << g.n << " " << g.k
+                      << ", flags " << flags << ", at end " << at_end);
+            const Tensor c = on_tiles(p), loop = plain_loop(p);
+            CHECK(other_kinds(c, loop) == 0);
+            CHECK(finite_error(c, loop, p) < 4e-6);
+            CHECK(changed_elsewhere(p, c, fit, fit_result) == 0);
+          }
+    }
+  }
+}
+
+TEST_CASE("on tiles what is not fit changes no bits with the way that a product is cut") {
+  if (!available()) return;
+  // The last rows are few enough for another kind of block, and a panel of B is not fit.
+  for (const std::int64_t m : {48, 33, 65, 140})
+    for (const std::int64_t column : {3, 40, 70}) {
+      Product p = normal_product({.m = m, .n = 100, .k = 300});
+      set(p.b, 290, column, inf);
+      CAPTURE(m, column);
+      const Tensor whole = on_tiles(p);
+      for (const std::int64_t rows : {32, 64, 96}) CHECK(same_bits(on_tiles(p, rows), whole));
+      CHECK(same_bits(by_packed(p), whole));
+    }
+}
+
+TEST_CASE("on tiles a product that is too large for f32 is infinite, as a loop has it") {
+  if (!available()) return;
+  for (const Gemm& shape : shapes)
+    for (const float size : {1e19F, 1e20F, 1e25F, 1e30F, 1e38F}) {
+      // All of one sign: a sum of what is infinite on the way is infinite.
+      Product p = normal_product(shape);
+      for (float& x : p.a.mutable_data<float>()) x = std::abs(x) * size;
+      for (float& x : p.b.mutable_data<float>()) x = -(std::abs(x) + 0.1F) * size;
+      CAPTURE(shape.m, shape.n, shape.k, size);
+      const Tensor c = on_tiles(p), loop = plain_loop(p);
+      CHECK(other_kinds(c, loop) == 0);
+      CHECK(finite_error(c, loop, p) < 4e-6);
+    }
+}
+
+TEST_CASE("on tiles a part below f32's least normal number is 0") {
+  if (!available()) return;
+  for (const Gemm& g : shapes)
+    for (const float size : {1e-31F, 1e-33F, 1e-36F, 1e-38F, 1e-42F})
+      for (const bool in_a : {false, true})
+        for (const bool all : {false, true}) {
+          Product p = normal_product(g);
+          Tensor& tiny = in_a ? p.a : p.b;
+          for (std::int64_t i = 0; i < tiny.numel(); i += all ? 1 : 37)
+            tiny.mutable_ptr<float>()[i] *= size;
+          CAPTURE(g.m, g.n, g.k, size, in_a, all);
+          const Tensor c = on_tiles(p);
+          const Sums sums = by_hand(p);
+          double most = 0;  // of what is beyond the ordinary error
+          for (std::size_t i = 0; i < sums.value.size(); ++i)
+            most =
+                std::max(most, std::abs(c.ptr<float>()[i] - sums.value[i]) - 4e-6 * sums.size[i]);
+          // Of each term less than 2^-126 times the other factor, which is about 1.
+          CHECK(most < 1e-37 + static_cast<double>(g.k) * 0x1p-125);
+        }
+}
+
+TEST_CASE("panels on tiles may be cut in depth, where a step of theirs ends") {
+  if (!available()) return;
+  const std::int64_t k = 200;
+  for (const std::int64_t m : {16, 32}) {  // each kind of block
+    const Product p = normal_product({.m = m, .n = 64, .k = k});
+    const auto product = [&](std::initializer_list<std::int64_t> cuts) {
+      using namespace detail::amx;
+      const auto bytes = static_cast<std::int64_t>(panel_bytes(k));
+      Tensor a = Tensor::empty({bytes}, DType::u8), b = Tensor::empty({2 * bytes}, DType::u8);
+      Tensor c = Tensor::empty({m, 64});
+      const Tiles tiles;
+      std::int64_t begin = 0;
+      for (const std::int64_t end : cuts) {
+        const std::int64_t depth = end - begin;
+        pack_left({p.a.ptr<float>() + begin, k, 1}, m, depth, a.bytes());
+        for (std::int64_t i = 0; i < 2; ++i)
+          pack_right({p.b.ptr<float>() + begin * 64 + i * panel_side, 1, 64}, panel_side, depth,
+                     b.bytes() + static_cast<std::size_t>(i) * panel_bytes(depth));
+        multiply({.rows = m,
+                  .columns = 64,
+                  .depth = depth,
+                  .a = a.bytes(),
+                  .b = b.bytes(),
+                  .add = begin > 0,
+                  .c = c.mutable_ptr<float>(),
+                  .c_step = 64});
+        begin = end;
+      }
+      return c;
+    };
+    const Tensor whole = product({k});
+    CHECK(errors(whole, p, by_hand(p)).greatest < 4e-6);
+    CHECK(same_bits(product({32, k}), whole));
+    CHECK(same_bits(product({64, 160, k}), whole));
+    CHECK(!same_bits(product({40, k}), whole));
+  }
+}

@@ -1,8 +1,11 @@
 // What the library's parts cost one by one: products, pointwise ops, layers, the tape itself, and
 // every sample of the op table.
 #include <benchmark/benchmark.h>
+#include <unroll/ops/gemm.h>
 #include <unroll/ops/table.h>
 #include <unroll/unroll.h>
+
+#include <cmath>
 
 namespace unroll::bench {
 namespace {
@@ -14,20 +17,50 @@ void set_rate(State& state, double flops) {
                                                benchmark::Counter::kIs1000);
 }
 
-void product(State& state) {
+// The error of a b^T's elements, relative to what their terms sum up to in size: root mean square.
+double error_of(const Tensor& c, const Tensor& a, const Tensor& b) {
+  const Tensor x = a.to(DType::f64), y = b.to(DType::f64);
+  const Tensor off = (c.to(DType::f64) - matmul(x, y, {.transpose_b = true})) /
+                     matmul(abs(x), abs(y), {.transpose_b = true});
+  return std::sqrt(mean(square(off)).item());
+}
+
+// `multiply`: matmul(), or oneDNN whatever the processor has.
+template <class F>
+void product(State& state, const F& multiply) {
   const std::int64_t m = state.range(0), k = state.range(1), n = state.range(2);
   Generator g(1);
   const Tensor a = g.normal({m, k}, 0, 1), b = g.normal({n, k}, 0, 1);
-  for (auto _ : state) benchmark::DoNotOptimize(matmul(a, b, {.transpose_b = true}));
+  for (auto _ : state) benchmark::DoNotOptimize(multiply(a, b));
   set_rate(state, 2.0 * static_cast<double>(m * k * n));
+  state.counters["error"] = error_of(multiply(a, b), a, b);
 }
-BENCHMARK(product)
-    ->ArgNames({"m", "k", "n"})
-    ->Args({768, 128, 512})
-    ->Args({1600, 64, 512})
-    ->Args({32, 128, 512})
-    ->Args({32, 512, 2048})
-    ->Args({1, 256, 1024});
+void product_shapes(benchmark::internal::Benchmark* b) {
+  b->ArgNames({"m", "k", "n"});
+  for (const std::vector<std::int64_t>& shape :
+       std::vector<std::vector<std::int64_t>>{{768, 128, 512},
+                                              {1600, 64, 512},
+                                              {2048, 256, 1024},
+                                              {2048, 1024, 256},
+                                              {64, 512, 2048},
+                                              {32, 128, 512},
+                                              {32, 512, 2048},
+                                              {1, 256, 1024}})
+    b->Args(shape);
+}
+const auto any_way = [](const Tensor& a, const Tensor& b) {
+  return matmul(a, b, {.transpose_b = true});
+};
+BENCHMARK_CAPTURE(product, matmul, any_way)->Apply(product_shapes);
+#ifndef UNROLL_NO_ONEDNN
+const auto by_onednn = [](const Tensor& a, const Tensor& b) {
+  Tensor c = Tensor::empty({a.size(0), b.size(0)});
+  const Gemm g{.transpose_b = true, .m = a.size(0), .n = b.size(0), .k = a.size(1)};
+  detail::gemm_onednn(g, a.ptr<float>(), b.ptr<float>(), nullptr, c.mutable_ptr<float>());
+  return c;
+};
+BENCHMARK_CAPTURE(product, onednn, by_onednn)->Apply(product_shapes);
+#endif
 
 // Bytes a second tell how far from memory's own speed a pass is.
 template <class F>

@@ -40,7 +40,8 @@ endif()
 if(UNROLL_AMX AND CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
   check_cxx_compiler_flag(-march=sapphirerapids UNROLL_COMPILER_HAS_AMX)
   if(UNROLL_COMPILER_HAS_AMX)
-    set_source_files_properties(${PROJECT_SOURCE_DIR}/unroll/ops/amx.cpp PROPERTIES
+    set_source_files_properties(${PROJECT_SOURCE_DIR}/unroll/ops/amx.cpp
+      ${PROJECT_SOURCE_DIR}/unroll/ops/amx_pack.cpp PROPERTIES
       COMPILE_OPTIONS "-march=sapphirerapids;-Wno-uninitialized;-Wno-maybe-uninitialized"
       COMPILE_DEFINITIONS UNROLL_AMX=1)
   endif()

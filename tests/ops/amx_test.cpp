@@ -196,17 +196,17 @@ TEST_CASE("panels on tiles may be cut in depth, where a step of theirs ends") {
     const Product p = normal_product({.m = m, .n = 64, .k = k});
     const auto product = [&](std::initializer_list<std::int64_t> cuts) {
       using namespace detail::amx;
-      const auto bytes = static_cast<std::int64_t>(panel_bytes(k));
+      const auto bytes = static_cast<std::int64_t>(panel_bytes(k, 3));
       Tensor a = Tensor::empty({bytes}, DType::u8), b = Tensor::empty({2 * bytes}, DType::u8);
       Tensor c = Tensor::empty({m, 64});
       const Tiles tiles;
       std::int64_t begin = 0;
       for (const std::int64_t end : cuts) {
         const std::int64_t depth = end - begin;
-        pack_left({p.a.ptr<float>() + begin, k, 1}, m, depth, a.bytes());
+        pack_left({p.a.ptr<float>() + begin, k, 1}, m, depth, 3, a.bytes());
         for (std::int64_t i = 0; i < 2; ++i)
-          pack_right({p.b.ptr<float>() + begin * 64 + i * panel_side, 1, 64}, panel_side, depth,
-                     b.bytes() + static_cast<std::size_t>(i) * panel_bytes(depth));
+          pack_right({p.b.ptr<float>() + begin * 64 + i * panel_side, 1, 64}, panel_side, depth, 3,
+                     b.bytes() + static_cast<std::size_t>(i) * panel_bytes(depth, 3));
         multiply({.rows = m,
                   .columns = 64,
                   .depth = depth,

@@ -20,10 +20,11 @@ bool available();
 
 /// A panel is 32 rows of A, or columns of B, in the parts and the order in which tiles take them:
 /// [depth / 32][part][2 tiles][1 KB], and a line that tells whether all its numbers are fit for it.
+/// Of three parts of each number, or of one: the number rounded to bf16.
 constexpr std::int64_t panel_side = 32;
 constexpr std::int64_t step_depth = 32;
-constexpr std::size_t panel_bytes(std::int64_t depth) {
-  return static_cast<std::size_t>((depth + step_depth - 1) / step_depth) * 6144 + 64;
+constexpr std::size_t panel_bytes(std::int64_t depth, int parts) {
+  return static_cast<std::size_t>((depth + step_depth - 1) / step_depth * parts) * 2048 + 64;
 }
 
 /// Rows of A or columns of B as they lie in memory: number k of row r is data[r row + k
@@ -35,14 +36,16 @@ struct Rows {
 
 /// To panels, one behind the other, the last one filled up with zeros. They lie at a multiple
 /// of 64.
-void pack_left(const Rows& a, std::int64_t rows, std::int64_t depth, std::byte* panels);
-void pack_right(const Rows& b, std::int64_t columns, std::int64_t depth, std::byte* panels);
+void pack_left(const Rows& a, std::int64_t rows, std::int64_t depth, int parts, std::byte* panels);
+void pack_right(const Rows& b, std::int64_t columns, std::int64_t depth, int parts,
+                std::byte* panels);
 
 /// Panels of A times panels of B, each one behind the other: rows x columns of C, whose rows lie
 /// `c_step` apart. Sums do not depend on how many rows and columns there are, nor on cuts in depth
 /// at multiples of step_depth.
 struct Product {
   std::int64_t rows = 0, columns = 0, depth = 0;
+  int parts = 3;
   const std::byte* a = nullptr;
   const std::byte* b = nullptr;
   const float* bias = nullptr;  ///< [columns] to start from, or null

@@ -23,7 +23,7 @@ bool is_on_amx(const AttentionRules& r) {
 class Panels {
  public:
   static std::int64_t elements(std::int64_t rows, std::int64_t depth) {
-    return static_cast<std::int64_t>(amx::panel_bytes(depth) / sizeof(float)) * count(rows);
+    return static_cast<std::int64_t>(amx::panel_bytes(depth, 3) / sizeof(float)) * count(rows);
   }
   Panels() = default;
   template <class T>
@@ -35,20 +35,20 @@ class Panels {
   /// Operands whose rows lie `step` apart: as rows of the left one, or as columns of the right.
   void pack_left_rows(std::int64_t rows, std::int64_t depth, const float* from,
                       std::int64_t step) const {
-    amx::pack_left({from, step, 1}, rows, depth, bytes_);
+    amx::pack_left({from, step, 1}, rows, depth, 3, bytes_);
   }
   void pack_right_columns(std::int64_t rows, std::int64_t depth, const float* from,
                           std::int64_t step) const {
-    amx::pack_right({from, step, 1}, rows, depth, bytes_);
+    amx::pack_right({from, step, 1}, rows, depth, 3, bytes_);
   }
   /// The same of their transposes.
   void pack_left_across(std::int64_t columns, std::int64_t depth, const float* from,
                         std::int64_t step) const {
-    amx::pack_left({from, 1, step}, columns, depth, bytes_);
+    amx::pack_left({from, 1, step}, columns, depth, 3, bytes_);
   }
   void pack_right_across(std::int64_t columns, std::int64_t depth, const float* from,
                          std::int64_t step) const {
-    amx::pack_right({from, 1, step}, columns, depth, bytes_);
+    amx::pack_right({from, 1, step}, columns, depth, 3, bytes_);
   }
 
  private:

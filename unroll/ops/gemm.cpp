@@ -322,7 +322,7 @@ std::size_t gemm_workspace(const Gemm& g, DType dtype) {
 
 void gemm(const Gemm& g, const float* a, const float* b, const float* bias, float* c) {
   const bool empty = g.m == 0 || g.n == 0 || g.k == 0 || g.batch == 0;
-  if (g.bf16 && !empty) return round_and_run(g, a, b, bias, c);
+  if (g.bf16 && !empty && !detail::is_amx(g)) return round_and_run(g, a, b, bias, c);
   cut_and_run(g, a, b, bias, c);
 }
 

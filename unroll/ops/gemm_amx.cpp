@@ -16,28 +16,32 @@ constexpr std::int64_t most_rows = 64, most_columns = 2048, most_depth = 256;
 
 std::int64_t panels(std::int64_t rows) { return (rows + panel_side - 1) / panel_side; }
 
+int parts(const Gemm& g) { return g.bf16 ? 1 : 3; }
+
 struct Blocking {
   std::int64_t rows, columns, depth;
+  int parts;
   // Bytes that A and B take at a time.
   std::size_t left() const { return bytes(rows); }
   std::size_t right() const { return bytes(columns); }
 
  private:
   std::size_t bytes(std::int64_t side) const {
-    return static_cast<std::size_t>(panels(side)) * panel_bytes(depth);
+    return static_cast<std::size_t>(panels(side)) * panel_bytes(depth, parts);
   }
 };
 
 Blocking blocking(const Gemm& g) {
   const auto within = [&](std::int64_t rows, std::int64_t columns, std::int64_t depth) -> Blocking {
-    return {std::min(rows, g.m), std::min(columns, g.n), std::min(depth, g.k)};
+    return {std::min(rows, g.m), std::min(columns, g.n), std::min(depth, g.k), parts(g)};
   };
   // A few rows leave room for deep panels: C is then read and written less often. Those of B are
   // used once, while they are in the cache.
   if (g.m <= panel_side) return within(panel_side, 2 * panel_side, 8 * most_depth);
-  // A small C is in the cache.
-  const bool small = g.m * g.n <= (1 << 18);
-  return within(most_rows, most_columns, small ? most_depth / 2 : most_depth);
+  // A small C is in the cache; one part of three is a third of the bytes.
+  const bool small = g.m * g.n <= (1 << 18) && !g.bf16;
+  return within(most_rows, most_columns,
+                g.bf16 ? 2 * most_depth : (small ? most_depth / 2 : most_depth));
 }
 
 // f(k, depth) for each slice.
@@ -68,10 +72,12 @@ void multiply_slice(const Gemm& g, const Slice& slice, const float* a, const std
                     const float* bias, float* c, std::byte* left_panels) {
   for (std::int64_t i = slice.rows.begin; i < slice.rows.end; i += most_rows) {
     const std::int64_t rows = std::min(most_rows, slice.rows.end - i);
-    if (!slice.has_left) amx::pack_left(left(g, a, i, slice.k), rows, slice.depth, left_panels);
+    if (!slice.has_left)
+      amx::pack_left(left(g, a, i, slice.k), rows, slice.depth, parts(g), left_panels);
     amx::multiply({.rows = rows,
                    .columns = slice.columns.end - slice.columns.begin,
                    .depth = slice.depth,
+                   .parts = parts(g),
                    .a = left_panels,
                    .b = b,
                    .bias = g.bias ? bias + slice.columns.begin : nullptr,
@@ -87,7 +93,7 @@ bool is_amx(const Gemm& g) {
   // Half a tile of rows costs what a whole one does; and below so many multiplications the
   // backend's own way is as fast.
   constexpr std::int64_t rows = 16, columns = 32, depth = 32, multiplications = 1 << 18;
-  return !g.bf16 && g.batch == 1 && g.m >= rows && g.n >= columns && g.k >= depth &&
+  return g.batch == 1 && g.m >= rows && g.n >= columns && g.k >= depth &&
          g.m * g.n * g.k >= multiplications && amx::available();
 }
 
@@ -107,7 +113,7 @@ void gemm_amx(const Gemm& g, Span rows, const float* a, const float* b, const fl
   over_slices(g, [&](std::int64_t k, std::int64_t depth) {
     for (std::int64_t j = 0; j < g.n; j += most.columns) {
       const Span columns{j, std::min(g.n, j + most.columns)};
-      amx::pack_right(right(g, b, j, k), columns.end - j, depth, packed);
+      amx::pack_right(right(g, b, j, k), columns.end - j, depth, parts(g), packed);
       multiply_slice(g, {rows, columns, k, depth, few && j > 0}, a, packed, bias, c, work);
     }
   });
@@ -116,15 +122,15 @@ void gemm_amx(const Gemm& g, Span rows, const float* a, const float* b, const fl
 std::size_t amx_packed_bytes(const Gemm& g) {
   std::size_t sum = 0;
   over_slices(g, [&](std::int64_t, std::int64_t depth) {
-    sum += static_cast<std::size_t>(panels(g.n)) * panel_bytes(depth);
+    sum += static_cast<std::size_t>(panels(g.n)) * panel_bytes(depth, parts(g));
   });
   return sum;
 }
 
 void pack_amx(const Gemm& g, const float* b, std::byte* packed) {
   over_slices(g, [&](std::int64_t k, std::int64_t depth) {
-    amx::pack_right(right(g, b, 0, k), g.n, depth, packed);
-    packed += static_cast<std::size_t>(panels(g.n)) * panel_bytes(depth);
+    amx::pack_right(right(g, b, 0, k), g.n, depth, parts(g), packed);
+    packed += static_cast<std::size_t>(panels(g.n)) * panel_bytes(depth, parts(g));
   });
 }
 
@@ -132,10 +138,10 @@ void gemm_amx_packed(const Gemm& g, Span columns, const float* a, const std::byt
                      const float* bias, float* c, std::byte* work) {
   const amx::Tiles tiles;
   over_slices(g, [&](std::int64_t k, std::int64_t depth) {
-    const std::byte* const b =
-        packed + static_cast<std::size_t>(columns.begin / panel_side) * panel_bytes(depth);
+    const std::byte* const b = packed + static_cast<std::size_t>(columns.begin / panel_side) *
+                                            panel_bytes(depth, parts(g));
     multiply_slice(g, {{0, g.m}, columns, k, depth, false}, a, b, bias, c, work);
-    packed += static_cast<std::size_t>(panels(g.n)) * panel_bytes(depth);
+    packed += static_cast<std::size_t>(panels(g.n)) * panel_bytes(depth, parts(g));
   });
 }
 

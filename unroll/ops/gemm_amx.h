@@ -4,8 +4,9 @@
 
 namespace unroll::detail {
 
-/// Is it a product of f32 that a processor with matrix tiles (amx.h) does on them? Told from the
-/// whole product, so that its bits depend neither on how it is cut nor on whether B is packed.
+/// Is it a product of f32, exact or in bf16, that a processor with matrix tiles (amx.h) does on
+/// them? Told from the whole product, so that its bits depend neither on how it is cut nor on
+/// whether B is packed.
 bool is_amx(const Gemm& g);
 
 /// From begin to end, of the rows or columns of a result.

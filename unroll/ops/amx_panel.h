@@ -1,0 +1,24 @@
+#pragma once
+
+// What is in a panel (amx.h), for the two files that write and read it. Like them it is compiled
+// for a processor that has tiles, and includes nothing whose inline functions others share.
+
+#include <unroll/ops/amx.h>
+
+namespace unroll::detail::amx {
+
+// Of a tile: rows, and numbers of 32 bits in one. Such a number is the parts of two f32, 16 apart
+// in depth: which pairs a tile multiplies is free as long as both operands agree.
+constexpr std::int64_t side = 16;
+constexpr std::int64_t tile_size = side * side, part_size = 2 * tile_size;
+constexpr std::int64_t step_size(int parts) { return parts * part_size; }
+
+// In a panel's last line: are its numbers fit?
+constexpr std::size_t flag_index(std::int64_t depth, int parts) {
+  return panel_bytes(depth, parts) / sizeof(std::uint32_t) - side;
+}
+inline bool is_fit(const std::uint32_t* panel, std::int64_t depth, int parts) {
+  return panel[flag_index(depth, parts)] != 0;
+}
+
+}  // namespace unroll::detail::amx

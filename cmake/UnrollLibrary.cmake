@@ -35,15 +35,13 @@ if(UNROLL_ONEDNN)
   target_compile_definitions(unroll PRIVATE UNROLL_ONEDNN=1)
 endif()
 
-# Compiled for processors with matrix tiles, and run only where there are some. (GCC 12 warns of what
-# its own header leaves undefined.)
+# Compiled for processors with matrix tiles, and run only where there are some.
 if(UNROLL_AMX AND CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
   check_cxx_compiler_flag(-march=sapphirerapids UNROLL_COMPILER_HAS_AMX)
   if(UNROLL_COMPILER_HAS_AMX)
     set_source_files_properties(${PROJECT_SOURCE_DIR}/unroll/ops/amx.cpp
       ${PROJECT_SOURCE_DIR}/unroll/ops/amx_pack.cpp PROPERTIES
-      COMPILE_OPTIONS "-march=sapphirerapids;-Wno-uninitialized;-Wno-maybe-uninitialized"
-      COMPILE_DEFINITIONS UNROLL_AMX=1)
+      COMPILE_OPTIONS -march=sapphirerapids COMPILE_DEFINITIONS UNROLL_AMX=1)
   endif()
 endif()
 

@@ -4,7 +4,6 @@
 
 #if defined(UNROLL_AMX) && defined(__linux__)
 #include <cpuid.h>
-#include <immintrin.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 

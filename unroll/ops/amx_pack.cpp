@@ -2,8 +2,6 @@
 #include <unroll/ops/amx_panel.h>
 
 #if defined(UNROLL_AMX) && defined(__linux__)
-#include <immintrin.h>
-
 namespace unroll::detail::amx {
 namespace {
 
@@ -151,10 +149,10 @@ void pack(const Rows& from, std::int64_t rows, std::int64_t depth, std::byte* pa
   };
   const auto pack_step = [&](std::int64_t row, std::int64_t k) {
     std::uint32_t* const to = panel(row) + k / step_depth * step_size(Parts);
-    const bool fit =
-        pack_tile<Parts, Left, Along>(from, rows, depth, row, k, to) &
+    const bool upper = pack_tile<Parts, Left, Along>(from, rows, depth, row, k, to);
+    const bool lower =
         pack_tile<Parts, Left, Along>(from, rows, depth, row + side, k, to + tile_size);
-    if (!fit) panel(row)[flag_index(depth, Parts)] = 0;
+    if (!upper || !lower) panel(row)[flag_index(depth, Parts)] = 0;
   };
   for (std::int64_t row = 0; row < rows; row += panel_side)
     panel(row)[flag_index(depth, Parts)] = 1;

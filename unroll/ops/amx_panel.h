@@ -5,6 +5,15 @@
 
 #include <unroll/ops/amx.h>
 
+#if defined(UNROLL_AMX) && defined(__linux__)
+#ifndef __clang__
+// GCC 12 warns of what its own header leaves undefined.
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+#include <immintrin.h>
+#endif
+
 namespace unroll::detail::amx {
 
 // Of a tile: rows, and numbers of 32 bits in one. Such a number is the parts of two f32, 16 apart

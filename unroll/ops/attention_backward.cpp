@@ -208,7 +208,8 @@ struct BlockPanels {
         g_depth(scratch, size, most) {}
 
   void pack(const QueryBlock<float>& block, const Backward<float>& m) const {
-    const std::int64_t size = block.rules.size, queries = block.vectors() * block.lanes;
+    const std::int64_t size = block.rules.size,
+                       queries = block.vectors() * QueryBlock<float>::lanes;
     q_columns.pack_right_across(most, size, m.q_turned, most);
     g_columns.pack_right_across(most, size, m.g_turned, most);
     q_depth.pack_right_across(size, queries, m.q, m.wide);

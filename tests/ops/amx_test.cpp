@@ -101,10 +101,10 @@ const Special specials[] = {{"infinite", inf},
                             {"infinite as bf16", std::bit_cast<float>(0x7F7F8000U)}};
 
 // Rows, columns and depths on both sides of panels', tiles' and slices' edges.
-const Gemm shapes[] = {{.m = 65, .n = 100, .k = 300},
+const Gemm shapes[] = {{.m = 65, .n = 70, .k = 260},
                        {.m = 16, .n = 97, .k = 70},
                        {.m = 48, .n = 64, .k = 33},
-                       {.m = 7, .n = 130, .k = 2081}};
+                       {.m = 7, .n = 40, .k = 2081}};
 
 }  // namespace
 

@@ -59,10 +59,10 @@ void check_sums(const Gemm& shape) {
     }
 }
 
-// Large enough for two threads and more; rows and columns that no block divides.
-const std::vector<Gemm> large{{.m = 97, .n = 1000, .k = 520},  {.m = 130, .n = 2100, .k = 257},
-                              {.m = 33, .n = 1025, .k = 1500}, {.m = 32, .n = 1100, .k = 2100},
-                              {.m = 700, .n = 100, .k = 700},  {.m = 16, .n = 2048, .k = 1600}};
+// Large enough for two threads, the first one for three; rows and columns that no block divides.
+const std::vector<Gemm> large{{.m = 130, .n = 2100, .k = 257}, {.m = 97, .n = 1000, .k = 260},
+                              {.m = 33, .n = 1025, .k = 750},  {.m = 32, .n = 400, .k = 2100},
+                              {.m = 700, .n = 100, .k = 360},  {.m = 16, .n = 801, .k = 2081}};
 
 }  // namespace
 

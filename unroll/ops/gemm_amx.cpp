@@ -38,10 +38,10 @@ Blocking blocking(const Gemm& g) {
   // A few rows leave room for deep panels: C is then read and written less often. Those of B are
   // used once, while they are in the cache.
   if (g.m <= panel_side) return within(panel_side, 2 * panel_side, 8 * most_depth);
-  // A small C is in the cache; one part of three is a third of the bytes.
-  const bool small = g.m * g.n <= (1 << 18) && !g.bf16;
-  return within(most_rows, most_columns,
-                g.bf16 ? 2 * most_depth : (small ? most_depth / 2 : most_depth));
+  // One part of three is a third of the bytes.
+  if (g.bf16) return within(most_rows, most_columns, 2 * most_depth);
+  // A small C is in the cache, and its panels need not be larger than itself.
+  return within(most_rows, most_columns, g.m * g.n <= (1 << 18) ? 96 : most_depth);
 }
 
 // f(k, depth) for each slice.

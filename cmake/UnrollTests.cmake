@@ -1,7 +1,11 @@
 # Every test case is its own ctest test, labelled "unit"; "slow" are those tagged [slow] and those that
 # run programs. Test cases tagged [.] are not registered.
 set(test_sources)
-foreach(room . graph ops layers optim io train compare cli)
+set(test_rooms . graph ops layers optim io train compare)
+if(TARGET unroll-cli)
+  list(APPEND test_rooms cli)
+endif()
+foreach(room ${test_rooms})
   file(GLOB found CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/${room}/*.cpp)
   list(APPEND test_sources ${found})
 endforeach()
@@ -16,12 +20,12 @@ if(test_cases)
   unroll_own_target(unroll_tests)
   target_include_directories(unroll_tests PRIVATE ${PROJECT_SOURCE_DIR}/tests)
   target_compile_definitions(unroll_tests PRIVATE
-    UNROLL_TEST_DATA="${PROJECT_SOURCE_DIR}/tests/golden"
-    UNROLL_CLI="$<IF:$<TARGET_EXISTS:unroll-cli>,$<TARGET_FILE:unroll-cli>,>")
+    UNROLL_TEST_DATA="${PROJECT_SOURCE_DIR}/tests/golden")
   target_link_libraries(unroll_tests PRIVATE $<LINK_LIBRARY:WHOLE_ARCHIVE,unroll>
     $<IF:$<TARGET_EXISTS:Catch2::Catch2WithMain>,Catch2::Catch2WithMain,Catch2::Catch2>
     ZLIB::ZLIB fmt::fmt nlohmann_json::nlohmann_json)
   if(TARGET unroll-cli)
+    target_compile_definitions(unroll_tests PRIVATE UNROLL_CLI="$<TARGET_FILE:unroll-cli>")
     add_dependencies(unroll_tests unroll-cli)
   endif()
 

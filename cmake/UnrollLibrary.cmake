@@ -35,13 +35,17 @@ if(UNROLL_ONEDNN)
   target_compile_definitions(unroll PRIVATE UNROLL_ONEDNN=1)
 endif()
 
-# Compiled for processors with matrix tiles, and run only where there are some.
+# Matrix tiles: what uses them is compiled for them, and run only where there are some.
 if(UNROLL_AMX AND CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
-  check_cxx_compiler_flag(-march=sapphirerapids UNROLL_COMPILER_HAS_AMX)
+  set(unroll_amx -mamx-tile -mamx-bf16 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512bf16)
+  string(REPLACE ";" " " flags "${unroll_amx}")
+  check_cxx_compiler_flag("${flags}" UNROLL_COMPILER_HAS_AMX)
   if(UNROLL_COMPILER_HAS_AMX)
     set_source_files_properties(${PROJECT_SOURCE_DIR}/unroll/ops/amx.cpp
       ${PROJECT_SOURCE_DIR}/unroll/ops/amx_pack.cpp PROPERTIES
-      COMPILE_OPTIONS -march=sapphirerapids COMPILE_DEFINITIONS UNROLL_AMX=1)
+      COMPILE_OPTIONS "${unroll_amx}" COMPILE_DEFINITIONS UNROLL_AMX=1)
+    set_source_files_properties(${PROJECT_SOURCE_DIR}/unroll/ops/amx_available.cpp PROPERTIES
+      COMPILE_DEFINITIONS UNROLL_AMX=1)
   endif()
 endif()
 

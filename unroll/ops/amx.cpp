@@ -3,10 +3,6 @@
 #include <unroll/ops/amx_panel.h>
 
 #if defined(UNROLL_AMX) && defined(__linux__)
-#include <cpuid.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
 namespace unroll::detail::amx {
 namespace {
 
@@ -16,16 +12,6 @@ struct alignas(64) Configuration {
   std::uint8_t rows[16] = {side, side, side, side, side, side, side, side};
 };
 static_assert(sizeof(Configuration) == 64);
-
-bool allowed() {
-  unsigned a = 0, b = 0, c = 0, d = 0;
-  constexpr unsigned tiles = 1U << 24, bf16 = 1U << 22;
-  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0 || (d & tiles) == 0 || (d & bf16) == 0)
-    return false;
-  // Linux saves a process's tiles only from when it has asked.
-  constexpr long request_permission = 0x1023, tile_data = 18;
-  return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
-}
 
 // A block of C: 32 x 32, or 16 x 64 where A has no more rows, which takes two panels of B.
 struct Block {
@@ -162,64 +148,6 @@ template <int Parts>
       block.c[r * block.c_step + i] = own[r * e.wide + i];
 }
 
-// The numbers of one step of depth, from what their parts sum up to: rows of A, or rows of B (whose
-// columns the panel holds).
-template <bool Left>
-void unpack(const std::uint32_t* step, float to[panel_side][step_depth]) {
-  const __m512i upper = _mm512_set1_epi32(-0x10000);
-  for (std::int64_t tile = 0; tile < 2; ++tile)
-    for (std::int64_t i = 0; i < side; ++i) {
-      __m512 low = _mm512_setzero_ps(), high = low;
-      for (int part = 2; part >= 0; --part) {
-        const __m512i pair =
-            _mm512_load_si512(step + part * part_size + tile * tile_size + i * side);
-        low = _mm512_add_ps(low, _mm512_castsi512_ps(_mm512_slli_epi32(pair, 16)));
-        high = _mm512_add_ps(high, _mm512_castsi512_ps(_mm512_and_si512(pair, upper)));
-      }
-      _mm512_store_ps(Left ? &to[tile * side + i][0] : &to[i][tile * side], low);
-      _mm512_store_ps(Left ? &to[tile * side + i][side] : &to[i + side][tile * side], high);
-    }
-}
-
-// In f32, one k after the other, for one panel of B.
-void run_unfit(const Block& block, const Extent& e) {
-  alignas(64) float a[panel_side][step_depth], b[step_depth][panel_side],
-      sums[panel_side][panel_side] = {};
-  for (std::int64_t r = 0; r < e.rows && block.start != nullptr; ++r)
-    for (std::int64_t j = 0; j < e.columns; ++j) sums[r][j] = block.start[r * block.start_step + j];
-  for (std::int64_t s = 0; s < block.steps; ++s) {
-    unpack<true>(block.a + s * step_size(3), a);
-    unpack<false>(block.b[0] + s * step_size(3), b);
-    for (std::int64_t r = 0; r < e.rows; ++r)
-      for (std::int64_t k = 0; k < step_depth; ++k)
-        for (std::int64_t j = 0; j < panel_side; ++j) sums[r][j] += a[r][k] * b[k][j];
-  }
-  for (std::int64_t r = 0; r < e.rows; ++r)
-    for (std::int64_t j = 0; j < e.columns; ++j) block.c[r * block.c_step + j] = sums[r][j];
-}
-
-// Where some panel is not fit, of three parts: each one of B by itself, so that those which are fit
-// go over tiles whatever lies beside them.
-[[gnu::noinline]] void run_apart(const Block& block, const Extent& e, std::int64_t depth) {
-  for (std::int64_t panel = 0; panel * panel_side < e.columns; ++panel) {
-    const std::int64_t j = panel * panel_side;
-    const std::uint32_t* const b = block.b[panel];
-    const Block one{.a = block.a,
-                    .b = {b, b},
-                    .steps = block.steps,
-                    .start = block.start != nullptr ? block.start + j : nullptr,
-                    .start_step = block.start_step,
-                    .c = block.c + j,
-                    .c_step = block.c_step};
-    const Extent extent{.rows = e.rows,
-                        .columns = e.columns - j < panel_side ? e.columns - j : panel_side,
-                        .tall = e.tall,
-                        .wide = e.wide};
-    is_fit(block.a, depth, 3) && is_fit(b, depth, 3) ? run_edge<3>(one, extent)
-                                                     : run_unfit(one, extent);
-  }
-}
-
 template <int Parts>
 void multiply(const Product& p) {
   const std::size_t bytes = panel_bytes(p.depth, Parts);
@@ -232,7 +160,6 @@ void multiply(const Product& p) {
     e.columns = p.columns - j < e.wide ? p.columns - j : e.wide;
     const std::byte* const b = p.b + static_cast<std::size_t>(j / panel_side) * bytes;
     const std::byte* const next = e.columns > panel_side ? b + bytes : b;
-    const bool right_fit = is_fit(panel(b), p.depth, Parts) && is_fit(panel(next), p.depth, Parts);
     const std::byte* a = p.a;
     for (std::int64_t i = 0; i < p.rows; i += panel_side, a += bytes) {
       e.rows = p.rows - i < e.tall ? p.rows - i : e.tall;
@@ -244,20 +171,12 @@ void multiply(const Product& p) {
                         .start_step = p.add ? p.c_step : 0,
                         .c = c,
                         .c_step = p.c_step};
-      if (!right_fit || !is_fit(block.a, p.depth, Parts))
-        run_apart(block, e, p.depth);
-      else
-        e.whole() ? run<Parts>(block, e) : run_edge<Parts>(block, e);
+      e.whole() ? run<Parts>(block, e) : run_edge<Parts>(block, e);
     }
   }
 }
 
 }  // namespace
-
-bool available() {
-  static const bool yes = allowed();
-  return yes;
-}
 
 Tiles::Tiles() {
   static constexpr Configuration all_whole;
@@ -273,7 +192,6 @@ void multiply(const Product& p) { p.parts == 1 ? multiply<1>(p) : multiply<3>(p)
 #else
 
 namespace unroll::detail::amx {
-bool available() { return false; }
 Tiles::Tiles() = default;
 Tiles::~Tiles() = default;
 void multiply(const Product&) {}

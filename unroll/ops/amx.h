@@ -19,19 +19,23 @@ namespace unroll::detail::amx {
 bool available();
 
 /// A panel is 32 rows of A, or columns of B, in the parts and the order in which tiles take them:
-/// [depth / 32][part][2 tiles][1 KB], and a line that tells whether all its numbers are fit for it.
-/// Of three parts of each number, or of one: the number rounded to bf16.
+/// [depth / 32][part][2 tiles][1 KB]. Of three parts of each number, or of one: the number rounded
+/// to bf16.
 constexpr std::int64_t panel_side = 32;
 constexpr std::int64_t step_depth = 32;
 constexpr std::size_t panel_bytes(std::int64_t depth, int parts) {
-  return static_cast<std::size_t>((depth + step_depth - 1) / step_depth * parts) * 2048 + 64;
+  return static_cast<std::size_t>((depth + step_depth - 1) / step_depth * parts) * 2048;
 }
 
 /// Rows of A or columns of B as they lie in memory: number k of row r is data[r row + k
-/// depth_step], of which one step is 1.
+/// depth_step].
 struct Rows {
   const float* data = nullptr;
   std::int64_t row = 0, depth_step = 0;
+
+  /// Depth runs along memory, and rows are `step` apart; or the other way round.
+  static Rows along(const float* data, std::int64_t step) { return {data, step, 1}; }
+  static Rows across(const float* data, std::int64_t step) { return {data, 1, step}; }
 };
 
 /// To panels, one behind the other, the last one filled up with zeros. They lie at a multiple
@@ -49,13 +53,14 @@ struct Product {
   const std::byte* a = nullptr;
   const std::byte* b = nullptr;
   const float* bias = nullptr;  ///< [columns] to start from, or null
-  bool add = false;             ///< start from what C holds
+  bool add = false;             ///< start from what C holds, whatever bias is
   float* c = nullptr;
   std::int64_t c_step = 0;
 };
-/// Infinities, NaN and what is so large that products overflow (panels with a number from 2^63 on)
-/// come out as f32 has them, slowly. Parts below f32's least normal number are 0: an a of less than
-/// 2^-110 is inexact by up to 2^-126.
+/// What is not finite gives NaN, also where f32 has an infinity, as do numbers from 3.39e38 on,
+/// which round to an infinity in bf16; sums that overflow give an infinity or NaN. Parts below
+/// f32's least normal number are 0: a number below 2^-110 (1e-33) has 16 bits, one below 2^-118
+/// eight.
 void multiply(const Product& p);
 
 /// While it lives, the calling thread's tiles are set up for the above: one at a time, since its

@@ -59,57 +59,10 @@ inline __m512 load(const float* p, std::int64_t count) {
   return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1U << count) - 1), p);
 }
 
-// Where in a panel the parts of number k of row r are, and in which half of the 32 bits.
-struct Place {
-  std::int64_t index;
-  bool high;
-};
-template <bool Left>
-Place place(std::int64_t r, std::int64_t k) {
-  const std::int64_t i = k % side, row = Left ? r % side : i, column = Left ? i : r % side;
-  return {k / step_depth * step_size(3) + r / side * tile_size + row * side + column,
-          k % step_depth >= side};
-}
-
-// A number from its bits above, and those bits.
-inline float as_float(std::uint32_t bits) { return __builtin_bit_cast(float, bits); }
-inline std::uint32_t as_bits(float x) { return __builtin_bit_cast(std::uint32_t, x); }
-inline bool is_finite(float x) { return (as_bits(x) & 0x7f800000U) != 0x7f800000U; }
-
-// What is to stay below a limit: a number's bits but for its sign, which are in the numbers' order,
-// infinities and NaN last. Of fit numbers no product, and no sum of products of their lesser parts
-// in a step of depth, overflows; such a one could be of the other sign than the sum of the
-// greatest.
-constexpr float least_unfit = 0x1p63F;
-inline __m512i size_bits(__m512 x) { return _mm512_slli_epi32(_mm512_castps_si512(x), 1); }
-inline bool are_fit(__m512i greatest) {
-  const __m512i limit = size_bits(_mm512_set1_ps(least_unfit));
-  return _mm512_cmp_epu32_mask(greatest, limit, _MM_CMPINT_NLT) == 0;
-}
-
-// Parts cut off rather than rounded, so that no part of a finite number is infinite; what is not
-// finite is its first part.
-template <bool Left>
-void pack_unfit(const Rows& rows, std::int64_t count, std::int64_t depth, std::uint32_t* panel) {
-  for (std::int64_t r = 0; r < count; ++r)
-    for (std::int64_t k = 0; k < depth; ++k) {
-      float x = rows.data[r * rows.row + k * rows.depth_step];
-      const Place at = place<Left>(r, k);
-      for (int part = 0; part < 3; ++part) {
-        std::uint32_t bits = as_bits(x) & 0xffff0000U;
-        if (x != x) bits |= 0x00400000U;  // a NaN whose bits are all below stays one
-        x = is_finite(x) ? x - as_float(bits) : 0.0F;
-        std::uint32_t& word = panel[at.index + part * part_size];
-        word = at.high ? (word & 0xffffU) | bits : (word & 0xffff0000U) | bits >> 16;
-      }
-    }
-}
-
-// The 16 x 32 numbers of a tile: from row `first` on, and from a depth of `k`. Whether all are fit.
+// The 16 x 32 numbers of a tile: from row `first` on, and from a depth of `k`.
 template <int Parts, bool Left, bool Along>
-inline bool pack_tile(const Rows& from, std::int64_t rows, std::int64_t depth, std::int64_t first,
+inline void pack_tile(const Rows& from, std::int64_t rows, std::int64_t depth, std::int64_t first,
                       std::int64_t k, std::uint32_t* to) {
-  __m512i greatest = _mm512_setzero_si512();
   const auto read = [&](std::int64_t i, __m512& x, __m512& y) {
     const float* const p =
         from.data + (Along ? (first + i) * from.row + k : (k + i) * from.depth_step + first);
@@ -125,7 +78,6 @@ inline bool pack_tile(const Rows& from, std::int64_t rows, std::int64_t depth, s
   const auto write = [&](std::int64_t i, __m512 x, __m512 y) {
     __m512i parts[Parts];
     split(x, y, parts);
-    greatest = _mm512_max_epu32(greatest, _mm512_max_epu32(size_bits(x), size_bits(y)));
     for (int part = 0; part < Parts; ++part)
       _mm512_store_si512(to + part * part_size + i * side, parts[part]);
   };
@@ -138,7 +90,6 @@ inline bool pack_tile(const Rows& from, std::int64_t rows, std::int64_t depth, s
     transpose(x), transpose(y);
     for (std::int64_t i = 0; i < side; ++i) write(i, x[i], y[i]);
   }
-  return Parts == 1 || are_fit(greatest);  // tiles know infinities and NaN
 }
 
 template <int Parts, bool Left, bool Along>
@@ -149,13 +100,9 @@ void pack(const Rows& from, std::int64_t rows, std::int64_t depth, std::byte* pa
   };
   const auto pack_step = [&](std::int64_t row, std::int64_t k) {
     std::uint32_t* const to = panel(row) + k / step_depth * step_size(Parts);
-    const bool upper = pack_tile<Parts, Left, Along>(from, rows, depth, row, k, to);
-    const bool lower =
-        pack_tile<Parts, Left, Along>(from, rows, depth, row + side, k, to + tile_size);
-    if (!upper || !lower) panel(row)[flag_index(depth, Parts)] = 0;
+    pack_tile<Parts, Left, Along>(from, rows, depth, row, k, to);
+    pack_tile<Parts, Left, Along>(from, rows, depth, row + side, k, to + tile_size);
   };
-  for (std::int64_t row = 0; row < rows; row += panel_side)
-    panel(row)[flag_index(depth, Parts)] = 1;
   // In the order in which the numbers lie in memory.
   if constexpr (Along) {
     for (std::int64_t row = 0; row < rows; row += panel_side)
@@ -164,10 +111,6 @@ void pack(const Rows& from, std::int64_t rows, std::int64_t depth, std::byte* pa
     for (std::int64_t k = 0; k < depth; k += step_depth)
       for (std::int64_t row = 0; row < rows; row += panel_side) pack_step(row, k);
   }
-  for (std::int64_t row = 0; row < rows; row += panel_side)
-    if (!is_fit(panel(row), depth, Parts))
-      pack_unfit<Left>({from.data + row * from.row, from.row, from.depth_step},
-                       rows - row < panel_side ? rows - row : panel_side, depth, panel(row));
 }
 
 template <int Parts, bool Left>

@@ -22,12 +22,4 @@ constexpr std::int64_t side = 16;
 constexpr std::int64_t tile_size = side * side, part_size = 2 * tile_size;
 constexpr std::int64_t step_size(int parts) { return parts * part_size; }
 
-// In a panel's last line: are its numbers fit?
-constexpr std::size_t flag_index(std::int64_t depth, int parts) {
-  return panel_bytes(depth, parts) / sizeof(std::uint32_t) - side;
-}
-inline bool is_fit(const std::uint32_t* panel, std::int64_t depth, int parts) {
-  return panel[flag_index(depth, parts)] != 0;
-}
-
 }  // namespace unroll::detail::amx

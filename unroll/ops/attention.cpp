@@ -158,9 +158,8 @@ struct AttentionBackward : OpRecord<AttentionBackward> {
     for (std::size_t i = 0; i < layout.tensors; ++i) out[i] = in[i].spec();
   }
   std::size_t workspace(Args in) const override {
-    const auto each = detail::attend_backward_workspace(
-        layout.rules(in), layout.time_major(), static_cast<std::size_t>(size_of(in[0].dtype())));
-    return each * static_cast<std::size_t>(threads());
+    return detail::attend_backward_workspace(layout.rules(in), layout.time_major(),
+                                             static_cast<std::size_t>(size_of(in[0].dtype())));
   }
   void forward(Args in, std::span<Tensor> out) const override {
     with_float(name(), in[0].dtype(), [&](auto zero) {
@@ -198,9 +197,8 @@ struct Attention : OpRecord<Attention> {
     out[1] = {{q[0], q[1], q[2]}, in[0].dtype()};
   }
   std::size_t workspace(Args in) const override {
-    const auto each = detail::attend_workspace(layout.rules(in), layout.time_major(),
-                                               static_cast<std::size_t>(size_of(in[0].dtype())));
-    return each * static_cast<std::size_t>(threads());
+    return detail::attend_workspace(layout.rules(in), layout.time_major(),
+                                    static_cast<std::size_t>(size_of(in[0].dtype())));
   }
   void forward(Args in, std::span<Tensor> out) const override {
     with_float(name(), in[0].dtype(), [&](auto zero) {

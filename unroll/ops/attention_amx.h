@@ -32,23 +32,19 @@ class Panels {
 
   const std::byte* get() const { return bytes_; }
 
-  /// Operands whose rows lie `step` apart: as rows of the left one, or as columns of the right.
+  /// Numbers whose rows lie `step` apart, as rows of the left operand.
   void pack_left_rows(std::int64_t rows, std::int64_t depth, const float* from,
                       std::int64_t step) const {
-    amx::pack_left({from, step, 1}, rows, depth, 3, bytes_);
+    amx::pack_left(amx::Rows::along(from, step), rows, depth, 3, bytes_);
   }
-  void pack_right_columns(std::int64_t rows, std::int64_t depth, const float* from,
-                          std::int64_t step) const {
-    amx::pack_right({from, step, 1}, rows, depth, 3, bytes_);
-  }
-  /// The same of their transposes.
+  /// Their columns, as rows of the left operand or as columns of the right.
   void pack_left_across(std::int64_t columns, std::int64_t depth, const float* from,
                         std::int64_t step) const {
-    amx::pack_left({from, 1, step}, columns, depth, 3, bytes_);
+    amx::pack_left(amx::Rows::across(from, step), columns, depth, 3, bytes_);
   }
   void pack_right_across(std::int64_t columns, std::int64_t depth, const float* from,
                          std::int64_t step) const {
-    amx::pack_right({from, 1, step}, columns, depth, 3, bytes_);
+    amx::pack_right(amx::Rows::across(from, step), columns, depth, 3, bytes_);
   }
 
  private:

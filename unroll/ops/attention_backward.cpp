@@ -294,18 +294,18 @@ void add_tile(const QueryBlock<float>& block, std::int64_t first, std::int64_t e
                  .c_step = most});
 }
 
+/// Elements of scratch that a thread needs, with so many copies of the keys' side.
 template <class T>
-struct Scratch {
-  std::int64_t elements, pieces;
-  Scratch(const AttentionRules& r, std::int64_t together, std::int64_t copies)
-      : elements(Backward<T>::elements(r.size, together) +
-                 copies * r.keys * Backward<T>::rounded(r.size)),
-        pieces(Backward<T>::pieces(together) + 4) {
-    if (!is_on_amx<T>(r)) return;
+std::int64_t scratch(const AttentionRules& r, std::int64_t together, std::int64_t copies) {
+  std::int64_t elements = Backward<T>::elements(r.size, together) +
+                          copies * r.keys * Backward<T>::rounded(r.size),
+               pieces = Backward<T>::pieces(together) + copies;
+  if (is_on_amx<T>(r)) {
     elements += together * BlockPanels::elements(r.size) + TilePanels::elements(r.size);
     pieces += together * BlockPanels::pieces + TilePanels::pieces;
   }
-};
+  return TileScratch<T>::with_gaps(elements, pieces);
+}
 
 template <class T>
 void run(const AttentionRules& r, const AttentionInputs<T>& in, const AttentionResults<T>& results,
@@ -316,16 +316,18 @@ void run(const AttentionRules& r, const AttentionInputs<T>& in, const AttentionR
   const double work =
       static_cast<double>(r.batch * r.heads * r.queries * r.keys) * static_cast<double>(r.size) / 3;
   const bool on_amx = is_on_amx<T>(r);
+  const std::int64_t wide = Backward<T>::rounded(r.size), all = r.keys * wide;
+  // Rows that are apart, or no whole vectors, are worked on in a copy.
+  const auto apart = [&](std::int64_t step) { return step != r.size || wide != r.size; };
+  const bool copies[] = {!on_amx && apart(in.k.time), !on_amx && apart(in.v.time),
+                         apart(grads.k.time), apart(grads.v.time)};
+  ScratchPool<T> pool(
+      scratch<T>(r, together, std::count(std::begin(copies), std::end(copies), true)),
+      ScratchPool<T>::workers(r.batch * r.kv_heads));
   // The gradients of a key-value head grow from block to block: one piece has them all.
   parallel_for(r.batch * r.kv_heads, 1, work, [&](std::int64_t pair, std::int64_t) {
     const std::int64_t b = pair / r.kv_heads, kv = pair % r.kv_heads;
-    const std::int64_t wide = Backward<T>::rounded(r.size), all = r.keys * wide;
-    // Rows that are apart, or no whole vectors, are worked on in a copy.
-    const auto apart = [&](std::int64_t step) { return step != r.size || wide != r.size; };
-    const bool copies[] = {!on_amx && apart(in.k.time), !on_amx && apart(in.v.time),
-                           apart(grads.k.time), apart(grads.v.time)};
-    const Scratch<T> needs(r, together, std::count(std::begin(copies), std::end(copies), true));
-    TileScratch<T> scratch(needs.elements, needs.pieces);
+    TileScratch<T> scratch(pool);
     std::array<Backward<T>, most_together> memory;
     Backward<T>::take(scratch, r.size, std::span(memory).first(together));
     std::optional<TilePanels> shared;
@@ -387,8 +389,8 @@ std::int64_t workspace(const AttentionRules& r, bool apart) {
   const std::int64_t blocks = (r.queries + QueryBlock<T>::most - 1) / QueryBlock<T>::most,
                      together = std::min(blocks, blocks_together(r));
   const bool copies = apart || Backward<T>::rounded(r.size) != r.size;
-  const Scratch<T> needs(r, together, copies ? (is_on_amx<T>(r) ? 2 : 4) : 0);
-  return TileScratch<T>::with_gaps(needs.elements, needs.pieces);
+  return scratch<T>(r, together, copies ? (is_on_amx<T>(r) ? 2 : 4) : 0) *
+         ScratchPool<T>::workers(r.batch * r.kv_heads);
 }
 
 }  // namespace

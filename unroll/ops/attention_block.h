@@ -2,12 +2,15 @@
 
 // The queries that tiled attention treats together, and which keys they see.
 
+#include <unroll/graph/memory.h>
 #include <unroll/graph/tensor.h>
+#include <unroll/graph/threads.h>
 #include <unroll/ops/attention_kernels.h>
 #include <unroll/ops/philox.h>
 #include <unroll/ops/tiles.h>
 
 #include <cmath>
+#include <mutex>
 
 namespace unroll::detail {
 
@@ -167,15 +170,48 @@ void for_tiles(std::int64_t count, const B& block, const F& f) {
     }
 }
 
-/// One buffer, handed out in pieces.
+/// Scratch for as many threads as work at a time: there before any of them begins, so that where
+/// there is no memory nothing has been written.
+template <class T>
+class ScratchPool {
+ public:
+  ScratchPool(std::int64_t elements, std::int64_t workers)
+      : memory_(Tensor::empty({workers * elements}, dtype_of<T>())) {
+    for (std::int64_t i = 0; i < workers; ++i)
+      free_.push_back(memory_.mutable_ptr<T>() + i * elements);
+  }
+  /// How many work at a time on so many items.
+  static std::int64_t workers(std::int64_t items) {
+    return is_alone() ? 1 : std::clamp<std::int64_t>(items, 1, threads());
+  }
+  T* take() {
+    const std::lock_guard lock(mutex_);
+    T* const one = free_.back();
+    free_.pop_back();
+    return one;
+  }
+  void give_back(T* one) {
+    const std::lock_guard lock(mutex_);
+    free_.push_back(one);
+  }
+
+ private:
+  Tensor memory_;
+  CachedVector<T*> free_;
+  std::mutex mutex_;
+};
+
+/// One thread's, handed out in pieces.
 template <class T>
 class TileScratch {
  public:
-  TileScratch(std::int64_t elements, std::int64_t pieces)
-      : memory_(Tensor::empty({with_gaps(elements, pieces)}, dtype_of<T>())),
-        next_(memory_.mutable_ptr<T>()) {}
+  explicit TileScratch(ScratchPool<T>& pool) : pool_(pool), first_(pool.take()), next_(first_) {}
+  ~TileScratch() { pool_.give_back(first_); }
+  TileScratch(const TileScratch&) = delete;
+  TileScratch& operator=(const TileScratch&) = delete;
+
   static constexpr std::int64_t with_gaps(std::int64_t elements, std::int64_t pieces) {
-    return elements + pieces * (gap + 16);
+    return (elements + pieces * (gap + 16) + 15) / 16 * 16;
   }
   T* take(std::int64_t elements) {
     T* piece = next_;
@@ -186,7 +222,8 @@ class TileScratch {
  private:
   // Pieces whose addresses differ by a multiple of 4096 make loads wait for stores to each other.
   static constexpr std::int64_t gap = 80;
-  Tensor memory_;
+  ScratchPool<T>& pool_;
+  T* first_;
   T* next_;
 };
 

@@ -237,21 +237,21 @@ struct Pieces {
         each(std::min(groups, std::max<std::int64_t>(1, 16 / std::max<std::int64_t>(1, pairs)))) {}
 };
 
+/// Elements of scratch that a thread needs.
 template <class T>
-struct Scratch {
-  std::int64_t elements, pieces;
-  Scratch(const AttentionRules& r, bool packs)
-      : elements(Forward<T>::elements(r.size, Pieces<T>(r).together)),
-        pieces(Forward<T>::pieces(Pieces<T>(r).together)) {
-    if (is_on_amx<T>(r)) {
-      elements += ForwardPanels::elements(r.size, Pieces<T>(r).together);
-      pieces += ForwardPanels::pieces(Pieces<T>(r).together);
-    } else if (packs) {
-      elements += 2 * r.keys * r.size;
-      pieces += 2;
-    }
+std::int64_t scratch(const AttentionRules& r, bool packs) {
+  const std::int64_t together = Pieces<T>(r).together;
+  std::int64_t elements = Forward<T>::elements(r.size, together),
+               pieces = Forward<T>::pieces(together);
+  if (is_on_amx<T>(r)) {
+    elements += ForwardPanels::elements(r.size, together);
+    pieces += ForwardPanels::pieces(together);
+  } else if (packs) {
+    elements += 2 * r.keys * r.size;
+    pieces += 2;
   }
-};
+  return TileScratch<T>::with_gaps(elements, pieces);
+}
 
 template <class T>
 void run(const AttentionRules& r, const AttentionInputs<T>& in, HeadRows<T> out, T* log_sums) {
@@ -265,10 +265,10 @@ void run(const AttentionRules& r, const AttentionInputs<T>& in, HeadRows<T> out,
   // Rows far apart fall into few sets of the caches: those used again and again are put together.
   const bool packs =
       !on_amx && p.blocks * group > 1 && (in.k.time != r.size || in.v.time != r.size);
-  const Scratch<T> needs(r, packs);
+  ScratchPool<T> pool(scratch<T>(r, packs), ScratchPool<T>::workers(p.pairs * p.each));
   parallel_for(p.pairs * p.each, 1, work, [&](std::int64_t item, std::int64_t) {
     const std::int64_t pair = item / p.each, b = pair / r.kv_heads, kv = pair % r.kv_heads;
-    TileScratch<T> scratch(needs.elements, needs.pieces);
+    TileScratch<T> scratch(pool);
     std::array<Forward<T>, most_together> memory;
     const auto blocks = std::span(memory).first(static_cast<std::size_t>(p.together));
     Forward<T>::take(scratch, r.size, blocks);
@@ -312,9 +312,10 @@ void run(const AttentionRules& r, const AttentionInputs<T>& in, HeadRows<T> out,
 
 template <class T>
 std::int64_t workspace(const AttentionRules& r, bool apart) {
-  if (r.queries <= 2) return 2 * r.keys;
-  const Scratch<T> needs(r, apart);
-  return TileScratch<T>::with_gaps(needs.elements, needs.pieces);
+  if (r.queries <= 2) return 2 * r.keys;  // scores, of attend_few()
+  const Pieces<T> p(r);
+  return scratch<T>(r, apart && p.blocks * (r.heads / r.kv_heads) > 1) *
+         ScratchPool<T>::workers(p.pairs * p.each);
 }
 
 }  // namespace

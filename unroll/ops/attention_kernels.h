@@ -47,7 +47,7 @@ void attend_few(const AttentionRules& rules, const AttentionInputs<float>& in, H
 void attend_few(const AttentionRules& rules, const AttentionInputs<double>& in,
                 HeadRows<double> out, double* log_sums);
 
-/// Bytes that attend() and attend_backward() allocate for themselves on each thread, at most.
+/// Bytes that attend() and attend_backward() allocate for themselves, for all threads together.
 /// `apart`: rows of keys, values and their gradients do not follow each other.
 std::size_t attend_workspace(const AttentionRules& rules, bool apart, std::size_t element);
 std::size_t attend_backward_workspace(const AttentionRules& rules, bool apart, std::size_t element);

@@ -155,13 +155,18 @@ void cut_and_run(const Gemm& g, const In* a, const In* b, const T* bias, T* c) {
   });
 }
 
+std::int64_t elements_of_a(const Gemm& g) { return (g.batch - 1) * g.step_a + g.m * g.k; }
+std::int64_t elements_of_b(const Gemm& g) {
+  const std::int64_t rows = g.transpose_b ? g.n : g.k, columns = g.transpose_b ? g.k : g.n;
+  const std::int64_t one = g.ldb != 0 ? (rows - 1) * g.ldb + columns : rows * columns;
+  return (g.batch - 1) * g.step_b + one;
+}
+
 // Rounds the operands once, whatever pieces the product is cut into.
 void round_and_run(const Gemm& g, const float* a, const float* b, const float* bias, float* c) {
   check_precision(DType::bf16);
-  const std::int64_t rows = g.transpose_b ? g.n : g.k, columns = g.transpose_b ? g.k : g.n;
-  const std::int64_t one_b = g.ldb != 0 ? (rows - 1) * g.ldb + columns : rows * columns;
-  const Tensor a16 = detail::rounded_to_bf16(a, (g.batch - 1) * g.step_a + g.m * g.k);
-  const Tensor b16 = detail::rounded_to_bf16(b, (g.batch - 1) * g.step_b + one_b);
+  const Tensor a16 = detail::rounded_to_bf16(a, elements_of_a(g)),
+               b16 = detail::rounded_to_bf16(b, elements_of_b(g));
   cut_and_run(g, a16.ptr<Bf16>(), b16.ptr<Bf16>(), bias, c);
 }
 
@@ -316,8 +321,12 @@ std::size_t gemm_workspace(const Gemm& g, DType dtype) {
     const std::int64_t step = row_step(g);
     return detail::amx_workspace(g) * static_cast<std::size_t>((g.m + step - 1) / step);
   }
+  const bool rounds = g.bf16 && dtype == DType::f32;
   const bool copies = g.transpose_a && g.batch == 1 && piece_count(g) > 1;
-  return copies ? static_cast<std::size_t>(g.m * g.k * size_of(dtype)) : 0;
+  const auto element = rounds ? sizeof(Bf16) : static_cast<std::size_t>(size_of(dtype));
+  std::size_t count = copies ? static_cast<std::size_t>(g.m * g.k) : 0;
+  if (rounds) count += static_cast<std::size_t>(elements_of_a(g) + elements_of_b(g));
+  return count * element;
 }
 
 void gemm(const Gemm& g, const float* a, const float* b, const float* bias, float* c) {

@@ -52,14 +52,14 @@ void over_slices(const Gemm& g, const F& f) {
 }
 
 amx::Rows left(const Gemm& g, const float* a, std::int64_t row, std::int64_t k) {
-  return g.transpose_a ? amx::Rows{a + k * g.m + row, 1, g.m}
-                       : amx::Rows{a + row * g.k + k, g.k, 1};
+  return g.transpose_a ? amx::Rows::across(a + k * g.m + row, g.m)
+                       : amx::Rows::along(a + row * g.k + k, g.k);
 }
 
 amx::Rows right(const Gemm& g, const float* b, std::int64_t column, std::int64_t k) {
   const std::int64_t ldb = g.ldb != 0 ? g.ldb : (g.transpose_b ? g.k : g.n);
-  return g.transpose_b ? amx::Rows{b + column * ldb + k, ldb, 1}
-                       : amx::Rows{b + k * ldb + column, 1, ldb};
+  return g.transpose_b ? amx::Rows::along(b + column * ldb + k, ldb)
+                       : amx::Rows::across(b + k * ldb + column, ldb);
 }
 
 // What some columns of B, laid out for the slice at k, add to some rows of C.

@@ -1,5 +1,7 @@
 #include <unroll/graph/dry_run.h>
+#include <unroll/graph/precision.h>
 #include <unroll/graph/tape.h>
+#include <unroll/graph/threads.h>
 #include <unroll/layers/embedding.h>
 #include <unroll/layers/linear.h>
 #include <unroll/layers/mamba.h>
@@ -9,6 +11,7 @@
 #include <unroll/layers/transformer.h>
 #include <unroll/ops/arithmetic.h>
 #include <unroll/ops/loss.h>
+#include <unroll/ops/matmul.h>
 #include <unroll/ops/pointwise.h>
 #include <unroll/ops/reduce.h>
 #include <unroll/optim/adam.h>
@@ -170,6 +173,44 @@ TEST_CASE("a dry run predicts the peak of training the layers that have all step
   // More channels than one block of the scan takes.
   check(std::make_shared<MambaBlock>(MambaOptions{.d_model = 160}, g), {40, 4, 160});
   check(std::make_shared<RWKVBlock>(RWKVOptions{.size = 64, .heads = 2}, g), {64, 8, 64});
+}
+
+TEST_CASE("a dry run predicts the peak of long attention, also on two threads") {
+  Generator g(1);
+  for (const int count : {1, 2})
+    for (const std::int64_t heads : {1, 2}) {
+      set_threads(count);
+      CAPTURE(count, heads);
+      check_prediction(
+          std::make_shared<TransformerEncoder>(
+              TransformerOptions{.d_model = 128 * heads, .nhead = heads, .num_layers = 1}, g),
+          [heads] {
+            return Tensor::zeros({600, 2, 128 * heads});
+          },
+          [](TransformerEncoder& m, const Tensor& x) {
+            return mean(square(m(x, {.causal = true}).output));
+          });
+      set_threads(1);
+    }
+}
+
+TEST_CASE("a dry run predicts the peak of products in bf16, on tiles and in batches") {
+  if (!bf16_support().complete()) return;
+  for (const Shape& shape : {Shape{16, 256, 256}, Shape{700, 512}, Shape{8, 512}}) {
+    CAPTURE(to_string(shape));
+    const Tensor a = Tensor::zeros(shape),
+                 b = Tensor::zeros(shape.rank() == 3 ? shape : Shape{512, 512});
+    const auto step = [&] {
+      Tape tape({.precision = DType::bf16});
+      const Tensor x = tape.watch(a);
+      tape.gradient(mean(matmul(x, b)), {x});
+    };
+    step();
+    reset_peak_memory();
+    step();
+    CHECK(static_cast<double>(predict_memory(step).peak) ==
+          Approx(static_cast<double>(memory_stats().peak)).epsilon(0.05));
+  }
 }
 
 TEST_CASE("a dry run takes lengths, and allocates nothing large") {

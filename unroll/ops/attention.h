@@ -10,7 +10,8 @@ struct AttentionOptions {
   bool causal = false;
   /// With causal: of these keys a query sees the last `window` alone; 0: all.
   std::int64_t window = 0;
-  /// [B] i64 or i32: keys from a row's length on are hidden.
+  /// [B] i64 or i32: keys from a row's length on are hidden, and never read. What else hides keys
+  /// gives them a weight of 0, so that their values must be finite.
   Tensor lengths = {};
   /// 1 where a key may be seen, 0 where not; broadcasts to [B, H, T_q, T_k].
   Tensor mask = {};

@@ -1,3 +1,4 @@
+#include <unroll/graph/dry_run.h>
 #include <unroll/graph/memory.h>
 #include <unroll/graph/tape.h>
 #include <unroll/layers/embedding.h>
@@ -8,6 +9,7 @@
 #include <unroll/optim/adam.h>
 
 #include <cstdint>
+#include <thread>
 
 #include "../catch.h"
 
@@ -84,6 +86,31 @@ TEST_CASE("cached memory is given back on request") {
   if (caching) CHECK(memory_stats().cached >= 400'000);
   release_cached_memory();
   CHECK(memory_stats().cached == 0);
+}
+
+TEST_CASE("what is kept for reuse is counted whichever thread frees a block, and no phantom is") {
+  if (!caching) return;
+  Tensor here = Tensor::empty({100'000}), there;
+  const MemoryStats before = memory_stats();
+  std::thread other([&] {
+    here.reset();  // this thread had no block yet
+    CHECK(memory_stats().live <= before.live - 400'000);
+    CHECK(memory_stats().cached - before.cached == before.live - memory_stats().live);
+    there = Tensor::empty({100'000});  // the same block
+    CHECK(memory_stats().cached == before.cached);
+    CHECK(memory_stats().live == before.live);
+  });
+  other.join();
+  there.reset();
+  CHECK(memory_stats().cached - before.cached == before.live - memory_stats().live);
+  const std::int64_t kept = memory_stats().cached;
+  {
+    const DryRun dry;
+    const Tensor phantom = Tensor::empty({1'000'000});
+    CHECK(memory_stats().live > before.live);
+    CHECK(memory_stats().cached == kept);
+  }
+  CHECK(memory_stats().cached == kept);
 }
 
 TEST_CASE("a steady training loop asks the system for no memory and leaks none") {

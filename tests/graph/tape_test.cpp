@@ -230,6 +230,23 @@ TEST_CASE("rewind forgets what came after the mark") {
   CHECK(q.grad().item() == 9);
 }
 
+TEST_CASE("a tape goes on right behind a mark wherever its blocks end") {
+  const Parameter w(Tensor::full({3}, 1.0, DType::f64));
+  for (const int kept : {1, 126, 127, 128, 129, 255, 256, 257, 600}) {
+    Tape tape;
+    Tensor y = w;
+    for (int i = 0; i < kept; ++i) y = y * 1.01;
+    const Tape::Mark mark = tape.mark();
+    Tensor z = y;
+    for (int i = 0; i < 300; ++i) z = z * 2.0;
+    tape.rewind(mark);
+    CHECK(!tape.owns(z));
+    const Tensor loss = sum(y * 3.0);
+    const Tensor gradient = tape.gradient(loss, {w})[0];
+    CHECK(gradient.data<double>()[2] == Approx(3 * std::pow(1.01, kept)));
+  }
+}
+
 TEST_CASE("rewind frees memory") {
   Tape tape;
   const Tensor x = tape.watch(Tensor::full({1000}, 1));

@@ -40,6 +40,11 @@ class Arena {
     return first;
   }
 
+  /// Room for plain objects, not yet written, aligned for pointers and numbers.
+  void* room(std::size_t bytes) { return allocate(bytes, alignof(void*)); }
+  /// The latest room is not needed after all.
+  void take_back(void* room) { next_ = static_cast<std::byte*>(room); }
+
   template <class T>
   T* make(const T& value) {
     return emplace<T>(value);
@@ -87,6 +92,7 @@ class Arena {
     while (true) {
       const std::size_t skipped = -reinterpret_cast<std::uintptr_t>(next_) & (alignment - 1);
       if (skipped + bytes <= static_cast<std::size_t>(end_ - next_)) [[likely]] {
+        fetch_ahead(next_, 256);
         std::byte* const place = next_ + skipped;
         next_ = place + bytes;
         return place;

@@ -2,6 +2,7 @@
 
 #include <unroll/graph/memory.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <memory>
 #include <new>
@@ -32,6 +33,8 @@ class Chunked {
   T& emplace_back(Args&&... args) {
     if (next_ == end_) [[unlikely]]
       begin_chunk();
+    fetch_ahead(next_, 4 * sizeof(T));
+    if constexpr (sizeof(T) > 64) fetch_ahead(next_, 4 * sizeof(T) + 64);
     new (next_) T{std::forward<Args>(args)...};
     ++size_;
     return *next_++;
@@ -39,7 +42,11 @@ class Chunked {
   /// Destroys the elements from `size` on.
   void resize(std::size_t size) {
     if (size >= size_) return;
-    while (size_ > size) std::destroy_at(&(*this)[--size_]);
+    while (size_ > size) {
+      const std::size_t begin = std::max(size, (size_ - 1) / per_chunk * per_chunk);
+      std::destroy_n(&(*this)[begin], size_ - begin);
+      size_ = begin;
+    }
     end_ = chunks_[size_ / per_chunk] + per_chunk;
     next_ = end_ - per_chunk + size_ % per_chunk;
   }

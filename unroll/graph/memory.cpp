@@ -74,27 +74,29 @@ void* ask_system(std::size_t capacity) {
 // loads and stores, no locked instructions, which would cost more than the allocation itself. A
 // block that another thread frees counts negative there; only the sums mean something.
 struct ThreadMemory {
-  std::atomic<std::int64_t> live{0}, peak{0}, cached{0}, allocations{0}, system{0};
+  std::atomic<std::int64_t> live{0}, peak{0}, allocations{0}, system{0};
+  std::atomic<std::int64_t> unreal{0};  // of what is live: phantoms, less the blocks left out
   std::array<std::atomic<std::int64_t>, memory_kinds> by_kind{};
   std::array<Buffer*, class_count> free{};  // by size class, chained by Buffer::next
 
   static void add(std::atomic<std::int64_t>& count, std::int64_t amount) {
     count.store(count.load(std::memory_order_relaxed) + amount, std::memory_order_relaxed);
   }
-  void count(MemoryKind kind, std::int64_t size) {
+  // Returns what is live now.
+  std::int64_t count(MemoryKind kind, std::int64_t size) {
     add(by_kind[static_cast<std::size_t>(kind)], size);
-    add(live, size);
+    const std::int64_t now = live.load(std::memory_order_relaxed) + size;
+    live.store(now, std::memory_order_relaxed);
+    return now;
   }
-  void note_peak() {
-    const std::int64_t now = live.load(std::memory_order_relaxed);
+  void count_new(MemoryKind kind, std::int64_t size) {
+    const std::int64_t now = count(kind, size);
     if (now > peak.load(std::memory_order_relaxed)) peak.store(now, std::memory_order_relaxed);
   }
   void clear() {
     for (Buffer*& first : free) {
       while (first != nullptr) {
-        Buffer* const block = std::exchange(first, first->next);
-        add(cached, -static_cast<std::int64_t>(block->capacity));
-        give_back(block);
+        give_back(std::exchange(first, first->next));
       }
     }
   }
@@ -118,8 +120,8 @@ constexpr bool caching = true;
 #endif
 
 // Plain pointers, which cost nothing to reach, unlike objects that a thread must first construct.
-thread_local ThreadMemory* thread_memory = nullptr;
-thread_local bool thread_ends = false;
+thread_local ThreadMemory* thread_memory = nullptr;  // while the thread keeps blocks
+thread_local ThreadMemory* ended_memory = nullptr;   // the same from when the thread ends: counts
 thread_local MemoryKind current_kind = MemoryKind::value;
 
 // Gives a thread's blocks back when it ends; those freed later go to the system at once.
@@ -127,11 +129,13 @@ struct ThreadEnd {
   ThreadMemory& memory;
   ~ThreadEnd() {
     memory.clear();
-    thread_ends = true;
+    thread_memory = nullptr;
+    ended_memory = &memory;
   }
 };
 
-ThreadMemory& register_thread() {
+[[gnu::noinline]] ThreadMemory& register_thread() {
+  if (ended_memory != nullptr) return *ended_memory;
   Registry& all = registry();
   {
     const std::lock_guard lock(all.mutex);
@@ -148,11 +152,27 @@ ThreadMemory& this_thread() {
 }
 
 Buffer* count_handed_out(ThreadMemory& memory, Buffer* block) {
-  block->kind = current_kind;
+  const MemoryKind kind = current_kind;
+  block->kind = kind;
   ThreadMemory::add(memory.allocations, 1);
-  memory.count(current_kind, static_cast<std::int64_t>(block->capacity));
-  memory.note_peak();
+  memory.count_new(kind, static_cast<std::int64_t>(block->capacity));
   return block;
+}
+
+// What free() seldom meets: a phantom, a thread that had no block yet or ends, a sanitizer.
+[[gnu::noinline]] void free_seldom(Buffer* block) {
+  ThreadMemory& memory = this_thread();
+  const auto size = static_cast<std::int64_t>(block->capacity);
+  memory.count(block->kind, -size);
+  if (block->phantom) {
+    ThreadMemory::add(memory.unreal, -size);
+    block->~Buffer();
+    std::free(block);
+  } else if (caching && ended_memory == nullptr) {
+    block->next = std::exchange(memory.free[block->size_class], block);
+  } else {
+    give_back(block);
+  }
 }
 
 // Out of line, so that the usual way of allocate() saves no registers.
@@ -180,12 +200,11 @@ Buffer* Buffer::allocate(std::size_t bytes) {
   ThreadMemory* const memory = thread_memory;
   if (memory == nullptr || bytes > largest) [[unlikely]]
     return system_block(bytes);
-  Buffer*& first = memory->free[static_cast<std::size_t>(class_of(bytes))];
+  Buffer*& first = memory->free[class_of(bytes)];
   Buffer* const block = first;
   if (block == nullptr) [[unlikely]]
     return system_block(bytes);
   first = block->next;
-  ThreadMemory::add(memory->cached, -static_cast<std::int64_t>(block->capacity));
   block->references.store(1, std::memory_order_relaxed);
   return count_handed_out(*memory, block);
 }
@@ -199,25 +218,19 @@ Buffer* Buffer::allocate_phantom(std::size_t bytes) {
   block->kind = current_kind;
   block->capacity = class_bytes(class_of(bytes));
   ThreadMemory& memory = this_thread();
-  memory.count(current_kind, static_cast<std::int64_t>(block->capacity));
-  memory.note_peak();
+  memory.count_new(current_kind, static_cast<std::int64_t>(block->capacity));
+  ThreadMemory::add(memory.unreal, static_cast<std::int64_t>(block->capacity));
   return block;
 }
 
 void Buffer::free() {
-  const auto size = static_cast<std::int64_t>(capacity);
-  ThreadMemory& memory = this_thread();
-  memory.count(kind, -size);
-  if (phantom) [[unlikely]] {
-    this->~Buffer();
-    std::free(this);
-  } else if (caching && !thread_ends) [[likely]] {
-    next = memory.free[size_class];
-    memory.free[size_class] = this;
-    ThreadMemory::add(memory.cached, size);
-  } else {
-    give_back(this);
-  }
+  ThreadMemory* const memory = thread_memory;
+  if (!caching || memory == nullptr || phantom) [[unlikely]]
+    return free_seldom(this);
+  memory->count(kind, -static_cast<std::int64_t>(capacity));
+  Buffer*& first = memory->free[size_class];
+  next = first;
+  first = this;
 }
 
 MemoryError::MemoryError(std::string_view op, Story story)
@@ -274,10 +287,11 @@ MemoryStats memory_stats() {
   MemoryStats stats;
   Registry& all = registry();
   const std::lock_guard lock(all.mutex);
+  stats.cached = held;  // all blocks,
   for (const ThreadMemory& one : all.threads) {
     stats.live += one.live;
     stats.peak += one.peak;
-    stats.cached += one.cached;
+    stats.cached += one.unreal - one.live;  // less what is in use
     stats.allocations += one.allocations;
     stats.system_allocations += one.system;
     for (int i = 0; i < memory_kinds; ++i) stats.live_by_kind[i] += one.by_kind[i];
@@ -299,7 +313,9 @@ std::int64_t thread_live() { return this_thread().live.load(std::memory_order_re
 
 void count_buffer(const Buffer& buffer, bool counted) {
   const auto size = static_cast<std::int64_t>(buffer.capacity);
-  this_thread().count(buffer.kind, counted ? size : -size);
+  ThreadMemory& memory = this_thread();
+  memory.count(buffer.kind, counted ? size : -size);
+  ThreadMemory::add(memory.unreal, counted ? size : -size);
 }
 
 }  // namespace detail

@@ -94,8 +94,8 @@ class Shape {
  private:
   [[noreturn]] void fail_axis(int axis) const;
 
+  int rank_ = 0;  // first: with the first sizes it lies in one line of the cache
   std::int64_t sizes_[max_rank];
-  int rank_ = 0;
 };
 
 /// "[32, 64]"

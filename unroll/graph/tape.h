@@ -19,7 +19,8 @@ namespace unroll {
 /// One recorded call of an op, or a leaf (op == nullptr), which has no inputs and one output.
 struct Node {
   const Op* op = nullptr;
-  const std::uint32_t* inputs = nullptr;                       ///< ids of the values it reads
+  const std::uint32_t* inputs = nullptr;   ///< ids of the values it reads
+  const Tensor* const* tensors = nullptr;  ///< of these values, then of those that it gives
   const std::shared_ptr<ParameterState>* parameter = nullptr;  ///< of a parameter's leaf
   const Tensor* foreign = nullptr;  ///< of a traced leaf: the tensor of another tape behind it
   std::uint32_t input_count = 0;
@@ -28,25 +29,38 @@ struct Node {
   bool needs_grad = false;
   bool consumed = false;
   Where where = {};
+
+  /// Does a gradient flow to the values that it reads?
+  const bool* needed() const { return reinterpret_cast<const bool*>(inputs + input_count); }
+
+  /// Room for what it says of its operands, in one piece.
+  struct Operands {
+    const Tensor** tensors;
+    std::uint32_t* inputs;
+    bool* needed;
+
+    Operands(Arena& arena, std::size_t in, std::size_t out)
+        : tensors(static_cast<const Tensor**>(
+              arena.room((in + out) * sizeof(Tensor*) + in * (sizeof(std::uint32_t) + 1)))),
+          inputs(reinterpret_cast<std::uint32_t*>(tensors + in + out)),
+          needed(reinterpret_cast<bool*>(inputs + in)) {}
+  };
 };
 
 /// What a node gave, or a constant that one read.
 struct Value {
   static constexpr std::uint32_t constant = ~0u;
 
-  Tensor tensor;  ///< abstract where no vjp reads it
   std::uint32_t producer = constant;
-  std::uint32_t serial = 0;
   bool needs_grad = false;
+  Tensor tensor;  ///< abstract where no vjp reads it
 
   /// `kept`: some vjp reads the tensor's data.
-  Value(const Tensor& of, bool kept)
-      : tensor(kept ? Tensor(of) : Tensor::abstract(of.shape(), of.dtype())) {}
-  Value(const Tensor& of, bool kept, std::uint32_t node, const TapeRef& ref, bool needs)
-      : Value(of, kept) {
-    producer = node;
-    serial = ref.serial();
-    needs_grad = needs;
+  Value(const Tensor& of, bool kept, std::uint32_t node = constant, const TapeRef& ref = {},
+        bool needs = false)
+      : producer(node),
+        needs_grad(needs),
+        tensor(kept ? Tensor(of) : Tensor::abstract(of.shape(), of.dtype())) {
     tensor.set_ref(ref);
   }
 };
@@ -153,16 +167,16 @@ class Tape {
 
  private:
   friend class NoGrad;
-  using Grads = CachedVector<Tensor>;
+  struct Walk;
 
   /// The value that a tensor is, or nullptr for one that is none of this tape's.
   const Value* find(const Tensor& tensor) const {
     const TapeRef& ref = tensor.ref();
     if (ref.tape() != id_ || ref.value() >= values_.size()) return nullptr;
     const Value* const value = &values_[ref.value()];
-    return value->serial == ref.serial() ? value : nullptr;
+    return value->tensor.ref().serial() == ref.serial() ? value : nullptr;
   }
-  std::uint32_t input_value(const Tensor& tensor, const Value* found, bool kept);
+  std::uint32_t new_input(const Tensor& tensor, bool kept);
   // What f records, or nothing of it where it throws (memory ends).
   template <class F>
   auto all_or_nothing(const F& f) {
@@ -182,8 +196,8 @@ class Tape {
     const Node& node = nodes_[values_[value].producer];
     return node.first_output + node.output_count;
   }
-  void step_back(Node& node, Grads& grads, bool last);
-  void take_gradients(const Node& node, Vjp& v, Grads& grads);
+  void step_back(Node& node, Walk& walk, bool last);
+  void take_gradients(const Node& node, const Vjp& v, Walk& walk);
   void release(Node& node);
 
   Options options_;

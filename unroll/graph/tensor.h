@@ -47,19 +47,19 @@ class Tensor {
   Tensor(const Tensor& other)
       : buffer_(other.buffer_),
         data_(other.data_),
-        shape_(other.shape_),
         ref_(other.ref_),
         dtype_(other.dtype_),
-        defined_(other.defined_) {
+        defined_(other.defined_),
+        shape_(other.shape_) {
     if (buffer_ != nullptr) buffer_->retain();
   }
   Tensor(Tensor&& other) noexcept
       : buffer_(std::exchange(other.buffer_, nullptr)),
         data_(std::exchange(other.data_, nullptr)),
-        shape_(other.shape_),
         ref_(other.ref_),
         dtype_(other.dtype_),
-        defined_(std::exchange(other.defined_, false)) {}
+        defined_(std::exchange(other.defined_, false)),
+        shape_(other.shape_) {}
   Tensor& operator=(const Tensor& other) { return *this = Tensor(other); }
   Tensor& operator=(Tensor&& other) noexcept {
     Buffer* const before = std::exchange(buffer_, std::exchange(other.buffer_, nullptr));
@@ -77,9 +77,8 @@ class Tensor {
 
   /// Memory not yet written: for kernels.
   static Tensor empty(const Shape& shape, DType dtype = DType::f32) {
-    Tensor result = abstract(shape, dtype);
-    result.buffer_ = allocate(shape, dtype);
-    result.data_ = result.buffer_->phantom ? nullptr : result.buffer_->data();
+    Tensor result;
+    result.make_empty(shape, dtype);
     return result;
   }
   static Tensor zeros(const Shape& shape, DType dtype = DType::f32);
@@ -168,6 +167,17 @@ class Tensor {
     return copy;
   }
 
+  /// Becomes empty(shape, dtype), where it is: the result of an op has its place already.
+  void make_empty(const Shape& shape, DType dtype) {
+    Buffer* const buffer = allocate(shape, dtype);
+    become(buffer, buffer->phantom ? nullptr : buffer->data(), shape, dtype);
+  }
+  /// The same where the shape's elements are counted already, outside of a dry run.
+  void make_empty(const Shape& shape, DType dtype, std::int64_t count) {
+    Buffer* const buffer = Buffer::allocate(static_cast<std::size_t>(count * size_of(dtype)));
+    become(buffer, buffer->data(), shape, dtype);
+  }
+
   /// Lets go of the data: what stays is abstract.
   void drop_data() {
     if (buffer_ != nullptr) std::exchange(buffer_, nullptr)->release();
@@ -192,6 +202,15 @@ class Tensor {
  private:
   /// A block for the elements; a phantom in a dry run.
   static Buffer* allocate(const Shape& shape, DType dtype);
+  void become(Buffer* buffer, std::byte* data, const Shape& shape, DType dtype) {
+    Buffer* const before = std::exchange(buffer_, buffer);
+    data_ = data;
+    shape_ = shape;
+    ref_ = {};
+    dtype_ = dtype;
+    defined_ = true;
+    if (before != nullptr) before->release();
+  }
   void check_access(DType wanted) const {
     if (!defined_ || dtype_ != wanted || (data_ == nullptr)) fail_access(wanted);
   }
@@ -199,10 +218,10 @@ class Tensor {
 
   Buffer* buffer_ = nullptr;
   std::byte* data_ = nullptr;
-  Shape shape_;
   TapeRef ref_;
   DType dtype_ = DType::f32;
   bool defined_ = false;
+  Shape shape_;  // last: of its sizes most are not there
 };
 
 /// "f32 [2, 3]"

@@ -39,6 +39,8 @@ class Alone {
 class FlushDenormals {
  public:
 #ifdef __SSE2__
+  /// One lives on this thread.
+  static bool on() { return depth > 0; }
   FlushDenormals() {
     if (depth++ > 0) return;
     saved_ = __builtin_ia32_stmxcsr();
@@ -53,6 +55,8 @@ class FlushDenormals {
  private:
   static inline thread_local int depth = 0;
   static inline thread_local unsigned saved_ = 0;
+#else
+  static bool on() { return true; }
 #endif
 };
 

@@ -147,12 +147,31 @@ struct PointwiseGrad {
 template <class F, int NI, int NO, int Order = 0>
 class PointwiseOp : public OpRecord<PointwiseOp<F, NI, NO, Order>> {
  public:
-  using InSlots = std::array<detail::PointwiseSlot, NI>;
-  using OutSlots = std::array<detail::PointwiseSlot, NO>;
+  /// Where arguments and results lie.
+  struct Slots {
+    std::array<detail::PointwiseSlot, NI> in;
+    std::array<detail::PointwiseSlot, NO> out;
+  };
+  /// Most lie so: argument i of f is input i, result o is output o.
+  static constexpr Slots whole = [] {
+    Slots slots;
+    for (int i = 0; i < NI; ++i) slots.in[i].tensor = i;
+    for (int o = 0; o < NO; ++o) slots.out[o].tensor = o;
+    return slots;
+  }();
   static_assert(NI + NO <= detail::PointwiseLoop::max_slots, "too many arguments");
 
-  PointwiseOp(const char* name, const F& f, const InSlots& in, const OutSlots& out, int out_count)
-      : name_(name), f_(f), in_(in), out_(out), out_count_(out_count) {}
+  /// `slots` stay the caller's; a clone takes its own along.
+  PointwiseOp(const char* name, const F& f, int out_count, const Slots& slots = whole)
+      : name_(name), f_(f), slots_(&slots), out_count_(out_count) {
+    for (const auto& slot : slots.in) columns_ = columns_ || slot.width != 0;
+    for (const auto& slot : slots.out) columns_ = columns_ || slot.width != 0;
+  }
+  const Op* clone(Arena& arena) const override {
+    auto* const copy = arena.template emplace<PointwiseOp>(*this);
+    if (slots_ != &whole) copy->slots_ = arena.make(*slots_);
+    return copy;
+  }
 
   const char* name() const override { return name_; }
   int outputs() const override { return out_count_; }
@@ -163,27 +182,24 @@ class PointwiseOp : public OpRecord<PointwiseOp<F, NI, NO, Order>> {
       if constexpr (Order > 0) spec.shape = Shape{0};  // of gradients that nobody wants
     }
     if (is_flat(in) && is_float(in[0].dtype())) {  // most calls: nothing to broadcast
-      for (const auto& slot : out_)
+      for (const auto& slot : slots_->out)
         if (slot.tensor >= 0) out[slot.tensor].shape = in[0].shape();
       return;
     }
-    const Shape shape = detail::pointwise_shape(name_, in, in_);
-    for (const auto& slot : out_) {
+    const Shape shape = detail::pointwise_shape(name_, in, slots_->in);
+    for (const auto& slot : slots_->out) {
       if (slot.tensor < 0) continue;
       out[slot.tensor].shape = slot.width == 0 ? shape : shape.with(-1, slot.width);
     }
   }
 
-  // A vector's worth of numbers costs less than what it takes to infer and lay out loops.
+  // A few numbers cost less than what it takes to infer and lay out loops.
   void compute(Args in, std::span<Tensor> out) const override {
-    if (detail::dry || !is_flat(in) || !all_wanted()) return Op::compute(in, out);
-    const DType dtype = in[0].dtype();
+    if (detail::dry || !is_flat(in)) return Op::compute(in, out);
     const std::int64_t count = in[0].numel();
-    if (!(dtype == DType::f32 && count <= lanes<float>)&&!(dtype == DType::f64 &&
-                                                           count <= lanes<double>))
-      return Op::compute(in, out);
-    for (Tensor& tensor : out) tensor = Tensor::empty(in[0].shape(), dtype);
-    dtype == DType::f32 ? run_small<float>(in, out) : run_small<double>(in, out);
+    if (count <= piece && in[0].dtype() == DType::f32) return compute_piece<float>(in, out, count);
+    if (count <= piece && in[0].dtype() == DType::f64) return compute_piece<double>(in, out, count);
+    Op::compute(in, out);
   }
 
   void forward(Args in, std::span<Tensor> out) const override {
@@ -214,7 +230,7 @@ class PointwiseOp : public OpRecord<PointwiseOp<F, NI, NO, Order>> {
     }
   }
   Rows rows(Args in, std::span<const bool> stacked) const override {
-    return detail::pointwise_rows(in, in_, stacked);
+    return detail::pointwise_rows(in, slots_->in, stacked);
   }
   // A gradient lies as its input does: what a vector of it is made from has been read when it is
   // written, where nothing is broadcast.
@@ -222,7 +238,7 @@ class PointwiseOp : public OpRecord<PointwiseOp<F, NI, NO, Order>> {
     if constexpr (Order == 0) {
       return 0;
     } else {
-      return detail::pointwise_in_place(in, in_, out_, output);
+      return detail::pointwise_in_place(in, slots_->in, slots_->out, output);
     }
   }
 
@@ -237,26 +253,16 @@ class PointwiseOp : public OpRecord<PointwiseOp<F, NI, NO, Order>> {
   }
 
  private:
-  // Whole tensors of one shape and dtype.
+  // Whole tensors of one shape and dtype: argument i of f is input i, result o is output o, or
+  // nobody's (of a gradient that nobody needs).
   bool is_flat(Args in) const {
-    for (const auto& slot : in_)
-      if (slot.width != 0) return false;
-    for (const auto& slot : out_)
-      if (slot.width != 0) return false;
-    for (std::size_t i = 1; i < in.size(); ++i)
+    if (columns_) return false;
+    for (std::size_t i = 1; i < NI; ++i)
       if (in[i].dtype() != in[0].dtype() || in[i].shape() != in[0].shape()) return false;
     return true;
   }
 
-  // Each result is somebody's. (Of a gradient, those may not be that nobody needs.)
-  bool all_wanted() const {
-    for (const auto& slot : out_)
-      if (slot.tensor < 0) return false;
-    return true;
-  }
-
-  template <class T>
-  static constexpr std::int64_t lanes = static_cast<std::int64_t>(simd::Lanes<T>::count);
+  static constexpr std::int64_t piece = 4096;  // elements that one thread computes at a time
 
   template <class T>
   void run(Args in, std::span<Tensor> out) const {
@@ -269,7 +275,8 @@ class PointwiseOp : public OpRecord<PointwiseOp<F, NI, NO, Order>> {
 
   detail::PointwiseLoop loop_of(Args in, std::span<const Tensor> out) const {
     if (!is_flat(in))
-      return detail::pointwise_loop(detail::pointwise_shape(name_, in, in_), in, in_, out, out_);
+      return detail::pointwise_loop(detail::pointwise_shape(name_, in, slots_->in), in, slots_->in,
+                                    out, slots_->out);
     detail::PointwiseLoop loop;
     loop.inner = in[0].numel();
     loop.steps.fill(true);
@@ -282,9 +289,8 @@ class PointwiseOp : public OpRecord<PointwiseOp<F, NI, NO, Order>> {
                 std::byte* const* out) const {
     using L = simd::Lanes<T>;
     if (loop.inner == 0 || loop.rows == 0) return;
-    const auto from = sources<T>(in);
-    const auto into = targets<T>(out);
-    constexpr std::int64_t piece = 4096;
+    const auto from = sources<T>(*slots_, in);
+    const auto into = targets<T>(*slots_, out);
     const double work = 16.0 * static_cast<double>(loop.inner * loop.rows);
     if (loop.rows == 1) {
       parallel_for(loop.inner, piece, work, [&](std::int64_t begin, std::int64_t end) {
@@ -311,10 +317,10 @@ class PointwiseOp : public OpRecord<PointwiseOp<F, NI, NO, Order>> {
     });
   }
 
-  // One vector's worth of whole tensors: no loops to lay out. By way of run_row() as all others:
-  // compiled a second time, sums could be rounded in another way.
+  // A piece of whole tensors: no loops to lay out. By way of run_row() as all others: compiled a
+  // second time, sums could be rounded in another way.
   template <class T>
-  void run_small(Args in, std::span<Tensor> out) const {
+  void compute_piece(Args in, std::span<Tensor> out, std::int64_t count) const {
     static constexpr auto all_step = [] {
       std::array<bool, detail::PointwiseLoop::max_slots> steps{};
       steps.fill(true);
@@ -322,41 +328,51 @@ class PointwiseOp : public OpRecord<PointwiseOp<F, NI, NO, Order>> {
     }();
     std::array<const T*, NI> from;
     std::array<T*, NO> into;
-    for (int i = 0; i < NI; ++i) from[i] = in[in_[i].tensor].template ptr<T>();
-    for (int o = 0; o < NO; ++o) into[o] = out[out_[o].tensor].template mutable_ptr<T>();
-    run_row<simd::Lanes<T>>(f_, from, into, all_step, in[0].numel());
+    for (int i = 0; i < NI; ++i) from[i] = in[i].template ptr<T>();
+    for (int o = 0; o < NO; ++o) {
+      if (slots_->out[o].tensor < 0) [[unlikely]] {
+        out[o].make_empty(Shape{0}, dtype_of<T>());
+        into[o] = nullptr;
+      } else {
+        out[o].make_empty(in[0].shape(), dtype_of<T>(), count);
+        into[o] = out[o].template mutable_ptr<T>();
+      }
+    }
+    run_row<simd::Lanes<T>>(f_, from, into, all_step, count);
   }
 
   template <class T>
-  std::array<const T*, NI> sources(const std::byte* const* in) const {
+  static std::array<const T*, NI> sources(const Slots& slots, const std::byte* const* in) {
     std::array<const T*, NI> from;
     for (int i = 0; i < NI; ++i)
-      from[i] = reinterpret_cast<const T*>(in[in_[i].tensor]) + in_[i].begin;
+      from[i] = reinterpret_cast<const T*>(in[slots.in[i].tensor]) + slots.in[i].begin;
     return from;
   }
   template <class T>
-  std::array<T*, NO> targets(std::byte* const* out) const {
+  static std::array<T*, NO> targets(const Slots& slots, std::byte* const* out) {
     std::array<T*, NO> into;
-    for (int o = 0; o < NO; ++o)
-      into[o] =
-          out_[o].tensor < 0 ? nullptr : reinterpret_cast<T*>(out[out_[o].tensor]) + out_[o].begin;
+    for (int o = 0; o < NO; ++o) {
+      const detail::PointwiseSlot& slot = slots.out[o];
+      into[o] = slot.tensor < 0 ? nullptr : reinterpret_cast<T*>(out[slot.tensor]) + slot.begin;
+    }
     return into;
   }
 
   template <class T>
   class Bound : public Kernel {
    public:
-    Bound(const PointwiseOp& op, const detail::PointwiseLoop& loop) : op_(op), loop_(loop) {}
+    Bound(const PointwiseOp& op, const detail::PointwiseLoop& loop)
+        : op_(op), slots_(*op.slots_), loop_(loop) {}
     void run(const std::byte* const* in, std::byte* const* out) const override {
-      if (loop_.rows == 1 && loop_.inner <= lanes<T>)
-        return op_.template run_row<simd::Lanes<T>>(op_.f_, op_.template sources<T>(in),
-                                                    op_.template targets<T>(out), loop_.steps,
-                                                    loop_.inner);
+      if (loop_.rows == 1 && loop_.inner <= piece)
+        return run_row<simd::Lanes<T>>(op_.f_, sources<T>(slots_, in), targets<T>(slots_, out),
+                                       loop_.steps, loop_.inner);
       op_.template run_loop<T>(loop_, in, out);
     }
 
    private:
     const PointwiseOp& op_;
+    const Slots& slots_;
     detail::PointwiseLoop loop_;
   };
 
@@ -398,43 +414,41 @@ class PointwiseOp : public OpRecord<PointwiseOp<F, NI, NO, Order>> {
   void derived_vjp(Vjp& v) const {
     using Grad = detail::PointwiseGrad<F, NI, NO>;
     using GradOp = PointwiseOp<Grad, NI + NO, NI, Order + 1>;
-    typename GradOp::InSlots in_slots;
+    typename GradOp::Slots slots;
     std::array<const Tensor*, NI + NO> args;
     std::array<Tensor, NO> filled;
     const int inputs = static_cast<int>(v.inputs.size());
     for (int i = 0; i < inputs; ++i) args[i] = &v.inputs[i];
-    for (int i = 0; i < NI; ++i) in_slots[i] = in_[i];
+    for (int i = 0; i < NI; ++i) slots.in[i] = slots_->in[i];
     int last = inputs;
     for (int o = 0; o < NO; ++o) {
-      if (out_[o].width != 0) detail::fail_derivative_order(name_);
-      in_slots[NI + o] = {last, 0, 0};
-      if (out_[o].tensor < 0) {
+      if (slots_->out[o].width != 0) detail::fail_derivative_order(name_);
+      slots.in[NI + o] = {last, 0, 0};
+      if (slots_->out[o].tensor < 0) {
         filled[o] = Tensor::zeros(Shape{}, v.inputs[0].dtype());  // nobody asked for this result
-      } else if (!v.grads[out_[o].tensor].defined()) {
-        filled[o] = v.grad(static_cast<std::size_t>(out_[o].tensor));
+      } else if (!v.grads[slots_->out[o].tensor].defined()) {
+        filled[o] = v.grad(static_cast<std::size_t>(slots_->out[o].tensor));
       }
-      args[last++] = filled[o].defined() ? &filled[o] : &v.grads[out_[o].tensor];
+      args[last++] = filled[o].defined() ? &filled[o] : &v.grads[slots_->out[o].tensor];
     }
     // Columns of one tensor get their gradients side by side in one tensor.
-    typename GradOp::OutSlots out_slots;
     for (int i = 0; i < NI; ++i) {
-      out_slots[i] = {in_[i].tensor, in_[i].begin, 0};
-      if (!v.needed[in_[i].tensor]) out_slots[i].tensor = -1;
-      if (in_[i].width != 0) out_slots[i].width = v.inputs[in_[i].tensor].shape()[-1];
+      slots.out[i] = {slots_->in[i].tensor, slots_->in[i].begin, 0};
+      if (!v.needed[slots_->in[i].tensor]) slots.out[i].tensor = -1;
+      if (slots_->in[i].width != 0) slots.out[i].width = v.inputs[slots_->in[i].tensor].shape()[-1];
     }
-    std::array<Tensor, NI> results;
-    const GradOp op(name_, Grad{f_}, in_slots, out_slots, inputs);
-    apply(op, Args({args.data(), static_cast<std::size_t>(last)}),
-          std::span(results.data(), static_cast<std::size_t>(inputs)), Where::current());
+    const GradOp op(name_, Grad{f_}, inputs, slots);
+    apply(op, Args({args.data(), static_cast<std::size_t>(last)}), v.result, Where::current());
     for (int i = 0; i < inputs; ++i)
-      if (v.needed[i]) v.result[i] = sum_to(results[i], v.inputs[i].shape());
+      if (v.needed[i] && v.result[i].shape() != v.inputs[i].shape())  // it was broadcast
+        v.result[i] = sum_to(v.result[i], v.inputs[i].shape());
   }
 
   const char* name_;
   F f_;
-  InSlots in_;
-  OutSlots out_;
+  const Slots* slots_;
   int out_count_;
+  bool columns_ = false;  // of some tensor
 };
 
 /// A name for errors and listings, and the caller's place.
@@ -451,24 +465,24 @@ inline Columns as_columns(const Tensor& tensor) { return {tensor, 0, 0}; }
 inline Columns as_columns(const Parameter& parameter) { return {Tensor(parameter), 0, 0}; }
 inline const Columns& as_columns(const Columns& columns) { return columns; }
 
-/// Runs `f` on `args`, where argument i of f lies at in[i].
+template <class F, int NI>
+using PointwiseOf = PointwiseOp<F, NI, PointwiseTraits<F, NI>::outputs()>;
+
+/// Runs `f` on `args`, where argument i of f lies at slots.in[i].
 template <int NI, class F>
 auto apply_pointwise(const PointwiseName& name, const F& f, Args args,
-                     const std::array<PointwiseSlot, NI>& in) {
+                     const typename PointwiseOf<F, NI>::Slots& slots) {
   constexpr int no = PointwiseTraits<F, NI>::outputs();
-  using Op = PointwiseOp<F, NI, no>;
-  typename Op::OutSlots out;
-  for (int o = 0; o < no; ++o) out[o] = {o, 0, 0};
-  const Op op(name.text, f, in, out, no);
+  const PointwiseOf<F, NI> op(name.text, f, no, slots);
+  // One object for both kinds, in the outermost block: compilers build it where the caller wants
+  // it.
+  std::conditional_t<PointwiseTraits<F, NI>::many, std::array<Tensor, no>, Tensor> result;
   if constexpr (PointwiseTraits<F, NI>::many) {
-    std::array<Tensor, no> results;
-    apply(op, args, results, name.where);
-    return results;
+    apply(op, args, result, name.where);
   } else {
-    Tensor result;
     apply(op, args, std::span(&result, 1), name.where);
-    return result;
   }
+  return result;
 }
 
 }  // namespace detail
@@ -479,15 +493,14 @@ auto apply_pointwise(const PointwiseName& name, const F& f, Args args,
 template <class F, class... X>
 requires(sizeof...(X) > 0) auto pointwise(const PointwiseName& name, const F& f, const X&... x) {
   constexpr int ni = sizeof...(X);
-  std::array<detail::PointwiseSlot, ni> in;
   std::array<const Tensor*, ni> args;
   if constexpr ((std::is_same_v<X, Tensor> && ...)) {  // the usual case copies no handle
     args = {&x...};
-    for (int i = 0; i < ni; ++i) in[i] = {i, 0, 0};
-    return detail::apply_pointwise<ni>(name, f, Args(args), in);
+    return detail::apply_pointwise<ni>(name, f, Args(args), detail::PointwiseOf<F, ni>::whole);
   } else {
     std::array<Columns, ni> columns{detail::as_columns(x)...};
     detail::resolve_columns(columns);
+    auto slots = detail::PointwiseOf<F, ni>::whole;
     std::size_t count = 0;
     for (int i = 0; i < ni; ++i) {
       // Columns of one tensor share one input.
@@ -497,9 +510,9 @@ requires(sizeof...(X) > 0) auto pointwise(const PointwiseName& name, const F& f,
       else
         k = count;
       if (k == count) args[count++] = &columns[i].tensor;
-      in[i] = {static_cast<int>(k), columns[i].begin, columns[i].width};
+      slots.in[i] = {static_cast<int>(k), columns[i].begin, columns[i].width};
     }
-    return detail::apply_pointwise<ni>(name, f, Args({args.data(), count}), in);
+    return detail::apply_pointwise<ni>(name, f, Args({args.data(), count}), slots);
   }
 }
 

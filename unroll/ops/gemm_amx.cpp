@@ -10,9 +10,9 @@ using amx::panel_bytes;
 using amx::panel_side;
 
 // The sum is made a slice of k at a time, for which columns of B are laid out, then so many rows of
-// A, again and again. A and a panel of B stay in the second-level cache (two megabytes on
+// A, again and again. Both stay in the second-level cache (two megabytes on
 // processors with tiles) until all is multiplied with all.
-constexpr std::int64_t most_rows = 64, most_columns = 2048, most_depth = 256;
+constexpr std::int64_t most_rows = 64, most_columns = 512, most_depth = 256;
 
 std::int64_t panels(std::int64_t rows) { return (rows + panel_side - 1) / panel_side; }
 
@@ -38,6 +38,7 @@ Blocking blocking(const Gemm& g) {
   // A few rows leave room for deep panels: C is then read and written less often. Those of B are
   // used once, while they are in the cache.
   if (g.m <= panel_side) return within(panel_side, 2 * panel_side, 8 * most_depth);
+  if (g.m <= most_rows) return within(most_rows, 4 * panel_side, most_depth);
   // One part of three is a third of the bytes.
   if (g.bf16) return within(most_rows, most_columns, 2 * most_depth);
   // A small C is in the cache, and its panels need not be larger than itself.

@@ -111,8 +111,7 @@ void count_buffer(const Buffer& buffer, bool counted);
 /// What will be written `bytes` behind `place` comes into the first-level cache meanwhile, which a
 /// tape outgrows.
 inline void fetch_ahead(const void* place, std::size_t bytes) {
-  __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(place) + bytes),
-                     1);
+  __builtin_prefetch(static_cast<const std::byte*>(place) + bytes, 1);
 }
 
 /// Lets standard containers live in cached blocks, so that a tape costs no heap allocation.

@@ -41,7 +41,7 @@ struct Node {
 
     Operands(Arena& arena, std::size_t in, std::size_t out)
         : tensors(static_cast<const Tensor**>(
-              arena.room((in + out) * sizeof(Tensor*) + in * (sizeof(std::uint32_t) + 1)))),
+              arena.room((in + out) * sizeof(void*) + in * (sizeof(std::uint32_t) + 1)))),
           inputs(reinterpret_cast<std::uint32_t*>(tensors + in + out)),
           needed(reinterpret_cast<bool*>(inputs + in)) {}
   };

@@ -15,15 +15,11 @@
 #include <string>
 
 #include "../catch.h"
+#include "../limit.h"
 
 using namespace unroll;
 
 namespace {
-
-struct Limit {
-  explicit Limit(std::int64_t bytes) { set_memory_limit(bytes); }
-  ~Limit() { set_memory_limit(0); }
-};
 
 struct Training {
   Generator g{1};

@@ -5,17 +5,13 @@
 #include <unroll/graph/threads.h>
 #include <unroll/ops/matmul.h>
 
+#include "../limit.h"
 #include "amx_products.h"
 
 using namespace unroll;
 using namespace amx_products;
 
 namespace {
-
-struct Limit {
-  explicit Limit(std::int64_t bytes) { set_memory_limit(bytes); }
-  ~Limit() { set_memory_limit(0); }
-};
 
 struct Threads {
   explicit Threads(int count) { set_threads(count); }

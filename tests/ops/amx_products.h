@@ -65,15 +65,16 @@ inline Tensor tile_workspace(const Gemm& g) {
   return Tensor::empty({static_cast<std::int64_t>(detail::amx_workspace(g))}, DType::u8);
 }
 
-/// On tiles, however small it is, so many rows at a time (0: all at once).
-inline Tensor on_tiles(const Product& p, std::int64_t rows = 0) {
-  const std::int64_t step = rows == 0 ? p.gemm.m : rows;
-  return result(p,
-                [step](const Gemm& g, const float* a, const float* b, const float* bias, float* c) {
-                  Tensor work = tile_workspace(g);
-                  for (std::int64_t i = 0; i < g.m; i += step)
-                    detail::gemm_amx(g, {i, std::min(g.m, i + step)}, a, b, bias, c, work.bytes());
-                });
+/// On tiles, however small it is, so many rows and columns at a time (0: all at once).
+inline Tensor on_tiles(const Product& p, std::int64_t rows = 0, std::int64_t columns = 0) {
+  const std::int64_t down = rows == 0 ? p.gemm.m : rows, across = columns == 0 ? p.gemm.n : columns;
+  return result(p, [=](const Gemm& g, const float* a, const float* b, const float* bias, float* c) {
+    Tensor work = tile_workspace(g);
+    for (std::int64_t i = 0; i < g.m; i += down)
+      for (std::int64_t j = 0; j < g.n; j += across)
+        detail::gemm_amx(g, {i, std::min(g.m, i + down)}, {j, std::min(g.n, j + across)}, a, b,
+                         bias, c, work.bytes());
+  });
 }
 
 inline Tensor by_gemm(const Product& p) {

@@ -7,7 +7,7 @@ namespace {
 
 template <class T>
 void add(const T* a, const T* b, T* out, std::int64_t n) {
-  parallel_for(n, 16384, static_cast<double>(n), [&](std::int64_t begin, std::int64_t end) {
+  parallel_for(n, 16384, 10.0 * static_cast<double>(n), [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; ++i) out[i] = a[i] + b[i];
   });
 }

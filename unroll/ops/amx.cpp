@@ -22,6 +22,7 @@ struct Block {
   std::int64_t start_step;
   float* c;
   std::int64_t c_step;
+  const float* next;  // the block of C behind it, to be fetched meanwhile
 };
 
 // Tiles 0 to 3 hold C: at its beginning, and so many numbers behind. Products go from small to
@@ -49,6 +50,25 @@ inline void store_block(const Block& p, std::int64_t tile_1, std::int64_t tile_2
   _tile_stored(3, p.c + tile_1 + tile_2, step);
 }
 
+// Memory answers while tiles multiply, if it is asked for few rows at a time: many would stand in
+// the way of the panels.
+class Fetch {
+ public:
+  // Rows of p.next, in so many goes.
+  Fetch(const Block& p, std::int64_t goes)
+      : row_(p.next), step_(p.c_step), rows_((panel_side + goes - 1) / goes) {}
+  void some() {
+    for (std::int64_t n = rows_ < left_ ? rows_ : left_; n > 0; --n, --left_, row_ += step_) {
+      _mm_prefetch(row_, _MM_HINT_T0);
+      _mm_prefetch(row_ + side, _MM_HINT_T0);
+    }
+  }
+
+ private:
+  const float* row_;
+  std::int64_t step_, rows_, left_ = panel_side;
+};
+
 template <int Parts>
 void block_32x32(const Block& p) {
   load_block(p, side, side * p.start_step);
@@ -61,11 +81,14 @@ void block_32x32(const Block& p) {
     _tile_loadd(6, b + part * part_size, 64);
     _tile_loadd(7, b + part * part_size + tile_size, 64);
   };
-  const auto product = [] {
+  constexpr int products = Parts == 1 ? 1 : 6;
+  Fetch fetch(p, p.steps * products);
+  const auto product = [&fetch] {
     _tile_dpbf16ps(0, 4, 6);
     _tile_dpbf16ps(1, 4, 7);
     _tile_dpbf16ps(2, 5, 6);
     _tile_dpbf16ps(3, 5, 7);
+    fetch.some();
   };
   constexpr std::int64_t step = step_size(Parts);
   for (std::int64_t s = p.steps; s > 0; --s, a += step, b += step) {
@@ -141,7 +164,8 @@ template <int Parts>
               .start = starts ? own : nullptr,
               .start_step = e.wide,
               .c = own,
-              .c_step = e.wide},
+              .c_step = e.wide,
+              .next = own},
              e);
   for (std::int64_t r = 0; r < e.rows; ++r)
     for (std::int64_t i = 0; i < e.columns; ++i)
@@ -159,18 +183,24 @@ void multiply(const Product& p) {
   for (std::int64_t j = 0; j < p.columns; j += e.wide) {
     e.columns = p.columns - j < e.wide ? p.columns - j : e.wide;
     const std::byte* const b = p.b + static_cast<std::size_t>(j / panel_side) * bytes;
-    const std::byte* const next = e.columns > panel_side ? b + bytes : b;
+    const std::byte* const second = e.columns > panel_side ? b + bytes : b;
     const std::byte* a = p.a;
     for (std::int64_t i = 0; i < p.rows; i += panel_side, a += bytes) {
       e.rows = p.rows - i < e.tall ? p.rows - i : e.tall;
       float* const c = p.c + i * p.c_step + j;
+      // Behind the last block of these columns others begin, behind all of them the next rows.
+      const bool last = i + panel_side >= p.rows;
+      const float* const next = !last                    ? c + panel_side * p.c_step
+                                : j + e.wide < p.columns ? p.c + j + e.wide
+                                                         : p.c + p.rows * p.c_step;
       const Block block{.a = panel(a),
-                        .b = {panel(b), panel(next)},
+                        .b = {panel(b), panel(second)},
                         .steps = (p.depth + step_depth - 1) / step_depth,
                         .start = p.add ? c : (p.bias != nullptr ? p.bias + j : nullptr),
                         .start_step = p.add ? p.c_step : 0,
                         .c = c,
-                        .c_step = p.c_step};
+                        .c_step = p.c_step,
+                        .next = next};
       e.whole() ? run<Parts>(block, e) : run_edge<Parts>(block, e);
     }
   }

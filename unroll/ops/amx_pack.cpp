@@ -66,6 +66,10 @@ inline void pack_tile(const Rows& from, std::int64_t rows, std::int64_t depth, s
   const auto read = [&](std::int64_t i, __m512& x, __m512& y) {
     const float* const p =
         from.data + (Along ? (first + i) * from.row + k : (k + i) * from.depth_step + first);
+    // As a rule they lie in no cache, and too far apart for the processor to guess.
+    const float* const soon = p + (Along ? step_depth : 2 * step_depth * from.depth_step);
+    _mm_prefetch(soon, _MM_HINT_T0);
+    _mm_prefetch(soon + side * from.depth_step, _MM_HINT_T0);
     if constexpr (Along) {
       const bool there = first + i < rows;
       x = load(p, there ? depth - k : 0);

@@ -20,9 +20,10 @@ Tensor rounded_to_bf16(const float* values, std::int64_t count) {
   Tensor result = Tensor::empty({count}, DType::bf16);
   Bf16* const out = result.mutable_ptr<Bf16>();
   constexpr std::int64_t piece = 1 << 16;
-  parallel_for(count, piece, static_cast<double>(count), [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t i = begin; i < end; ++i) out[i] = rounded(values[i]);
-  });
+  parallel_for(count, piece, 6.0 * static_cast<double>(count),
+               [&](std::int64_t begin, std::int64_t end) {
+                 for (std::int64_t i = begin; i < end; ++i) out[i] = rounded(values[i]);
+               });
   return result;
 }
 

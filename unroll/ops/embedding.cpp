@@ -35,11 +35,12 @@ struct EmbeddingBackward : OpRecord<EmbeddingBackward> {
   void scatter(const T* g, const I* indices, std::int64_t count, std::int64_t width, T* to) const {
     constexpr std::int64_t piece = 32768;
     const std::int64_t size = rows_of_table * width;
-    parallel_for(size, piece, static_cast<double>(size), [&](std::int64_t begin, std::int64_t end) {
-      std::memset(to + begin, 0, static_cast<std::size_t>(end - begin) * sizeof(T));
-    });
+    parallel_for(size, piece, 6.0 * static_cast<double>(size),
+                 [&](std::int64_t begin, std::int64_t end) {
+                   std::memset(to + begin, 0, static_cast<std::size_t>(end - begin) * sizeof(T));
+                 });
     // Threads share the columns, so that each row's sum has one order.
-    parallel_for(width, 64, static_cast<double>(count * width),
+    parallel_for(width, 64, 10.0 * static_cast<double>(count * width),
                  [&](std::int64_t begin, std::int64_t end) {
                    for (std::int64_t k = 0; k < count; ++k) {
                      const T* from = g + k * width;
@@ -74,7 +75,8 @@ struct Embedding : OpRecord<Embedding> {
       const std::byte* from = in[0].bytes();
       std::byte* to = out[0].bytes();
       parallel_for(count, std::max<std::int64_t>(1, 16384 / std::max<std::int64_t>(1, width)),
-                   static_cast<double>(count * width), [&](std::int64_t begin, std::int64_t end) {
+                   10.0 * static_cast<double>(count * width),
+                   [&](std::int64_t begin, std::int64_t end) {
                      for (std::int64_t k = begin; k < end; ++k)
                        std::memcpy(to + k * bytes, from + indices[k] * bytes,
                                    static_cast<std::size_t>(bytes));

@@ -95,6 +95,12 @@ std::int64_t column_step(const Gemm& g) {
   return round_up((g.n + pieces - 1) / pieces, 64);
 }
 
+// Each piece of a product on tiles lays out its part of one operand and the whole of the other,
+// which is to be the smaller one: A only where it is much smaller, as it may have to be turned.
+bool cuts_columns(const Gemm& g) { return 2 * g.m < g.n; }
+std::int64_t side_to_cut(const Gemm& g) { return cuts_columns(g) ? g.n : g.m; }
+std::int64_t step_on_tiles(const Gemm& g) { return cuts_columns(g) ? column_step(g) : row_step(g); }
+
 // Rows begin to end of the result. Columns of a transposed A are copied out: in place the backend
 // would take another way, and sum in another order.
 template <class In, class T>
@@ -137,9 +143,12 @@ void cut_and_run(const Gemm& g, const In* a, const In* b, const T* bias, T* c) {
   const std::int64_t pieces = piece_count(g);
   if constexpr (std::is_same_v<In, float>)
     if (detail::is_amx(g))
-      return run_on_tiles(g, g.m, row_step(g), detail::amx_workspace(g),
-                          [&](detail::Span rows, std::byte* work) {
-                            detail::gemm_amx(g, rows, a, b, bias, c, work);
+      return run_on_tiles(g, side_to_cut(g), step_on_tiles(g), detail::amx_workspace(g),
+                          [&](detail::Span part, std::byte* work) {
+                            const bool columns = cuts_columns(g);
+                            detail::gemm_amx(g, columns ? detail::Span{0, g.m} : part,
+                                             columns ? part : detail::Span{0, g.n}, a, b, bias, c,
+                                             work);
                           });
   if (pieces == 1) return run_piece(g, a, b, bias, c);
   if (g.batch > 1) {
@@ -319,8 +328,8 @@ template class PackedGemm<double>;
 
 std::size_t gemm_workspace(const Gemm& g, DType dtype) {
   if (dtype == DType::f32 && detail::is_amx(g)) {
-    const std::int64_t step = row_step(g);
-    return detail::amx_workspace(g) * static_cast<std::size_t>((g.m + step - 1) / step);
+    const std::int64_t step = step_on_tiles(g);
+    return detail::amx_workspace(g) * static_cast<std::size_t>((side_to_cut(g) + step - 1) / step);
   }
   const bool rounds = g.bf16 && dtype == DType::f32;
   const bool copies = g.transpose_a && g.batch == 1 && piece_count(g) > 1;

@@ -109,17 +109,17 @@ std::size_t amx_workspace(const Gemm& g) {
 
 std::size_t amx_packed_workspace(const Gemm& g) { return blocking(g).left(); }
 
-void gemm_amx(const Gemm& g, Span rows, const float* a, const float* b, const float* bias, float* c,
-              std::byte* work) {
+void gemm_amx(const Gemm& g, Span rows, Span columns, const float* a, const float* b,
+              const float* bias, float* c, std::byte* work) {
   const Blocking most = blocking(g);
   std::byte* const packed = work + most.left();
   const amx::Tiles tiles;
   const bool few = rows.end - rows.begin <= most.rows;
   over_slices(g, [&](std::int64_t k, std::int64_t depth) {
-    for (std::int64_t j = 0; j < g.n; j += most.columns) {
-      const Span columns{j, std::min(g.n, j + most.columns)};
-      amx::pack_right(right(g, b, j, k), columns.end - j, depth, parts(g), packed);
-      multiply_slice(g, {rows, columns, k, depth, few && j > 0}, a, packed, bias, c, work);
+    for (std::int64_t j = columns.begin; j < columns.end; j += most.columns) {
+      const Span some{j, std::min(columns.end, j + most.columns)};
+      amx::pack_right(right(g, b, j, k), some.end - j, depth, parts(g), packed);
+      multiply_slice(g, {rows, some, k, depth, few && j > columns.begin}, a, packed, bias, c, work);
     }
   });
 }

@@ -14,10 +14,10 @@ struct Span {
   std::int64_t begin = 0, end = 0;
 };
 
-/// Those of C's rows, which begin at a multiple of 32, on the calling thread alone. `work`, at a
-/// multiple of 64, has amx_workspace() bytes.
-void gemm_amx(const Gemm& g, Span rows, const float* a, const float* b, const float* bias, float* c,
-              std::byte* work);
+/// Those of C's rows and columns, which begin at a multiple of 32, on the calling thread alone.
+/// `work`, at a multiple of 64, has amx_workspace() bytes.
+void gemm_amx(const Gemm& g, Span rows, Span columns, const float* a, const float* b,
+              const float* bias, float* c, std::byte* work);
 std::size_t amx_workspace(const Gemm& g);
 
 /// B in panels: to be used as often as one likes.

@@ -17,7 +17,7 @@ struct NormShape {
   template <class F>
   void over_rows(const F& f) const {
     parallel_for(rows, std::max<std::int64_t>(1, 4096 / width),
-                 6.0 * static_cast<double>(rows * width), f);
+                 16.0 * static_cast<double>(rows * width), f);
   }
 };
 
@@ -112,7 +112,7 @@ void norm_parameters_backward(const NormShape& s, const T* x, const T* mean, con
   const std::int64_t blocks = (s.rows + block - 1) / block;
   Tensor scratch = Tensor::zeros({blocks, 2, n}, dtype_of<T>());
   T* parts = scratch.mutable_ptr<T>();
-  parallel_for(s.rows, block, 4.0 * static_cast<double>(s.rows * n),
+  parallel_for(s.rows, block, 16.0 * static_cast<double>(s.rows * n),
                [&](std::int64_t begin, std::int64_t end) {
                  T* __restrict weights = parts + begin / block * 2 * n;
                  T* __restrict biases = weights + n;

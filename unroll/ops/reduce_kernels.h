@@ -78,7 +78,7 @@ template <class Kernel, class T>
 void reduce(const T* x, const ReduceShape& r, T* out) {
   using Accumulator = typename Kernel::Accumulator;
   constexpr std::int64_t piece = 16384;
-  const auto work = static_cast<double>(r.outer * r.count * r.inner);
+  const auto work = 6.0 * static_cast<double>(r.outer * r.count * r.inner);
   const std::int64_t rows = std::max<std::int64_t>(64, piece / r.inner / 64 * 64);
   const std::int64_t chunks = r.count <= 2 * rows ? 1 : (r.count + rows - 1) / rows;
   const std::int64_t rows_a_chunk = chunks == 1 ? r.count : rows;
@@ -153,7 +153,7 @@ void logsumexp(const T* x, const ReduceShape& r, T* out) {
 /// The place of the largest element along the middle axis, the first of equal ones.
 template <class T>
 void argmax(const T* x, const ReduceShape& r, std::int64_t* out) {
-  const auto work = static_cast<double>(r.outer * r.count * r.inner);
+  const auto work = 6.0 * static_cast<double>(r.outer * r.count * r.inner);
   const std::int64_t piece = std::max<std::int64_t>(1, 16384 / (r.count * r.inner));
   parallel_for(r.outer, piece, work, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t o = begin; o < end; ++o) {

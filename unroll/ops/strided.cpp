@@ -115,7 +115,7 @@ void copy(Loops loops, E* to, const E* from) {
     constexpr std::int64_t strip = 64;
     const std::int64_t strips = (rows + strip - 1) / strip;
     const std::int64_t piece = std::max<std::int64_t>(1, piece_elements / (strip * columns));
-    parallel_for(outer * strips, piece, static_cast<double>(outer * rows * columns),
+    parallel_for(outer * strips, piece, 10.0 * static_cast<double>(outer * rows * columns),
                  [&](std::int64_t begin, std::int64_t end) {
                    for (std::int64_t n = begin; n < end; ++n) {
                      const auto [a, b] = loops.offsets(n / strips, last - 1);
@@ -129,7 +129,7 @@ void copy(Loops loops, E* to, const E* from) {
   }
   const std::int64_t run = loops.size[last], outer = loops.outer(last);
   if (outer == 1) {
-    parallel_for(run, piece_elements, static_cast<double>(run),
+    parallel_for(run, piece_elements, 10.0 * static_cast<double>(run),
                  [&](std::int64_t begin, std::int64_t end) {
                    copy_run(to + begin * loops.to[last], from + begin * loops.from[last],
                             end - begin, loops.to[last], loops.from[last]);
@@ -137,7 +137,7 @@ void copy(Loops loops, E* to, const E* from) {
     return;
   }
   const std::int64_t piece = std::max<std::int64_t>(1, piece_elements / run);
-  parallel_for(outer, piece, static_cast<double>(outer * run),
+  parallel_for(outer, piece, 10.0 * static_cast<double>(outer * run),
                [&](std::int64_t begin, std::int64_t end) {
                  for (std::int64_t n = begin; n < end; ++n) {
                    const auto [a, b] = loops.offsets(n, last);

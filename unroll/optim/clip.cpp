@@ -48,7 +48,7 @@ void change_grads(const char* op, const std::vector<Parameter>& parameters, F f)
     with_float(op, grad.dtype(), [&](auto zero) {
       using T = decltype(zero);
       T* const x = grad.mutable_ptr<T>();
-      const auto work = static_cast<double>(grad.numel());
+      const auto work = 6.0 * static_cast<double>(grad.numel());
       parallel_for(grad.numel(), piece, work, [&](std::int64_t a, std::int64_t b) {
 #pragma omp simd
         for (std::int64_t i = a; i < b; ++i) x[i] = f(x[i]);
@@ -75,9 +75,9 @@ double squared_norm(const Tensor& grad) {
   with_float("squared_norm", grad.dtype(), [&](auto zero) {
     using T = decltype(zero);
     const T* const x = grad.ptr<T>();
-    parallel_for(count, piece, static_cast<double>(count), [&](std::int64_t a, std::int64_t b) {
-      parts[a / piece] = sum_of_squares(x, a, b);
-    });
+    parallel_for(
+        count, piece, 6.0 * static_cast<double>(count),
+        [&](std::int64_t a, std::int64_t b) { parts[a / piece] = sum_of_squares(x, a, b); });
   });
   double sum = 0;
   for (double part : parts) sum += part;

@@ -40,7 +40,7 @@ void update_elements(const ParameterUpdate& parameter, const F& f) {
     for (std::size_t m = 0; m < count; ++m) moment[m].store_first(moments[m] + i, rest);
   };
   const std::int64_t elements = parameter.value.numel();
-  parallel_for(elements, piece, 8.0 * static_cast<double>(elements), run);
+  parallel_for(elements, piece, 40.0 * static_cast<double>(elements), run);
 }
 
 }  // namespace unroll::detail

@@ -12,7 +12,7 @@ using amx::panel_side;
 // The sum is made a slice of k at a time, for which columns of B are laid out, then so many rows of
 // A, again and again. Both stay in the second-level cache (two megabytes on
 // processors with tiles) until all is multiplied with all.
-constexpr std::int64_t most_rows = 64, most_columns = 512, most_depth = 256;
+constexpr std::int64_t most_rows = 128, most_columns = 512, most_depth = 256;
 
 std::int64_t panels(std::int64_t rows) { return (rows + panel_side - 1) / panel_side; }
 
@@ -38,11 +38,9 @@ Blocking blocking(const Gemm& g) {
   // A few rows leave room for deep panels: C is then read and written less often. Those of B are
   // used once, while they are in the cache.
   if (g.m <= panel_side) return within(panel_side, 2 * panel_side, 8 * most_depth);
-  if (g.m <= most_rows) return within(most_rows, 4 * panel_side, most_depth);
+  if (g.m <= 2 * panel_side) return within(2 * panel_side, 4 * panel_side, most_depth);
   // One part of three is a third of the bytes.
-  if (g.bf16) return within(most_rows, most_columns, 2 * most_depth);
-  // A small C is in the cache, and its panels need not be larger than itself.
-  return within(most_rows, most_columns, g.m * g.n <= (1 << 18) ? 96 : most_depth);
+  return within(most_rows, most_columns, g.bf16 ? 2 * most_depth : most_depth);
 }
 
 // f(k, depth) for each slice.

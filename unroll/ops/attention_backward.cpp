@@ -135,9 +135,13 @@ UNROLL_FLATTEN void finish(const QueryBlock<T>& block, const Backward<T>& m,
 /// What a tile of keys adds to the gradients of a block's queries, and gets from these.
 template <class T>
 void add_tile(const QueryBlock<T>& block, std::int64_t begin, std::int64_t end,
-              const KeySide<T>& side, const Backward<T>& m) {
+              const KeySide<T>& side, const Backward<T>& m, RowFetch& fetch) {
   constexpr std::int64_t lanes = QueryBlock<T>::lanes, most = QueryBlock<T>::most;
   const std::int64_t size = block.rules.size;
+  const auto run = [&fetch](const TileProduct<T>& product) {
+    multiply(product);
+    fetch.some();
+  };
   block.for_strips(begin, end, [&](const KeyStrip& s) {
     const std::int64_t at = (s.begin - begin) * most + s.first * lanes;
     TileProduct<T> product{.rows = s.end - s.begin,
@@ -149,12 +153,12 @@ void add_tile(const QueryBlock<T>& block, std::int64_t begin, std::int64_t end,
                            .b_step = most,
                            .c = m.weights + at,
                            .c_step = most};
-    multiply(product);
+    run(product);
     product.a = side.v + s.begin * side.v_step;
     product.a_step = side.v_step;
     product.b = m.g_turned + s.first * lanes;
     product.c = m.scores + at;
-    multiply(product);
+    run(product);
   });
   derive(block, begin, end, m);
   block.for_strips(begin, end, [&](const KeyStrip& s) {
@@ -169,23 +173,23 @@ void add_tile(const QueryBlock<T>& block, std::int64_t begin, std::int64_t end,
                            .c = side.dv + s.begin * side.dv_step,
                            .c_step = side.dv_step,
                            .add = true};
-    multiply(product);
+    run(product);
     product.a = m.scores + at;
     product.b = m.q + s.first * lanes * m.wide;
     product.c = side.dk + s.begin * side.dk_step;
     product.c_step = side.dk_step;
-    multiply(product);
-    multiply<T>({.rows = size,
-                 .depth = s.end - s.begin,
-                 .vectors = s.last - s.first,
-                 .a = side.k + s.begin * side.k_step,
-                 .a_step = side.k_step,
-                 .across = true,
-                 .b = m.scores + at,
-                 .b_step = most,
-                 .c = m.dq + s.first * lanes,
-                 .c_step = most,
-                 .add = true});
+    run(product);
+    run({.rows = size,
+         .depth = s.end - s.begin,
+         .vectors = s.last - s.first,
+         .a = side.k + s.begin * side.k_step,
+         .a_step = side.k_step,
+         .across = true,
+         .b = m.scores + at,
+         .b_step = most,
+         .c = m.dq + s.first * lanes,
+         .c_step = most,
+         .add = true});
   });
 }
 
@@ -307,6 +311,29 @@ std::int64_t scratch(const AttentionRules& r, std::int64_t together, std::int64_
   return TileScratch<T>::with_gaps(elements, pieces);
 }
 
+/// What is wanted behind the computation of some queries: where results go, and what the next
+/// ones read.
+template <class T>
+void ask_ahead(RowFetch& fetch, const AttentionRules& r, const AttentionInputs<T>& in,
+               const AttentionResults<T>& results, const AttentionGrads<T>& grads,
+               const QueryRows& now) {
+  const std::int64_t group = r.heads / r.kv_heads;
+  const auto ask_keys = [&](const auto& x, const QueryRows& of) {
+    fetch.add(r.keys, r.size, x.at(of.b, of.h / group), x.time);
+  };
+  fetch.clear();
+  const QueryRows next = now.next(r);
+  if (const bool last = next.b != now.b || next.h / group != now.h / group; last) {
+    if (next.b < r.batch) ask_keys(in.k, next), ask_keys(in.v, next);
+    ask_keys(grads.k, now), ask_keys(grads.v, now);
+  }
+  if (next.b < r.batch)
+    for (const HeadRows<const T>* x : {&in.q, &results.grad, &results.out})
+      fetch.add(next.count(r), r.size, x->at(next.b, next.h) + next.first * x->time, x->time);
+  fetch.add(now.count(r), r.size, grads.q.at(now.b, now.h) + now.first * grads.q.time,
+            grads.q.time);
+}
+
 template <class T>
 void run(const AttentionRules& r, const AttentionInputs<T>& in, const AttentionResults<T>& results,
          const AttentionGrads<T>& grads) {
@@ -333,6 +360,7 @@ void run(const AttentionRules& r, const AttentionInputs<T>& in, const AttentionR
     std::optional<TilePanels> shared;
     std::array<BlockPanels, most_together> own;
     std::optional<amx::Tiles> tiles;
+    RowFetch fetch;
     if (on_amx) {
       shared.emplace(scratch, r.size);
       for (std::int64_t i = 0; i < together; ++i) own[i] = BlockPanels(scratch, r.size);
@@ -361,6 +389,7 @@ void run(const AttentionRules& r, const AttentionInputs<T>& in, const AttentionR
           const std::int64_t query = (first + i) * most;
           return QueryBlock<T>{r, in, b, h, query, std::min(most, r.queries - query), on_amx};
         };
+        if (!on_amx) ask_ahead(fetch, r, in, results, grads, {b, h, first * most, together * most});
         for (std::int64_t i = 0; i < count; ++i) {
           start(block(i), results, memory[i]);
           if constexpr (std::is_same_v<T, float>)
@@ -371,7 +400,7 @@ void run(const AttentionRules& r, const AttentionInputs<T>& in, const AttentionR
                     if constexpr (std::is_same_v<T, float>)
                       if (on_amx)
                         return add_tile(block(i), tile, end, side, *shared, own[i], memory[i]);
-                    add_tile(block(i), begin, end, side, memory[i]);
+                    add_tile(block(i), begin, end, side, memory[i], fetch);
                   });
         for (std::int64_t i = 0; i < count; ++i) finish(block(i), memory[i], grads.q);
       }

@@ -9,6 +9,7 @@
 #include <unroll/ops/philox.h>
 #include <unroll/ops/tiles.h>
 
+#include <array>
 #include <cmath>
 #include <mutex>
 
@@ -225,6 +226,53 @@ class TileScratch {
   ScratchPool<T>& pool_;
   T* first_;
   T* next_;
+};
+
+/// Rows that lie far apart, as those of a head do among others, come from memory one by one, and
+/// the processor cannot foresee them. What is wanted next is asked for while tiles are multiplied,
+/// some lines at a time: all at once they would keep what is wanted now waiting.
+class RowFetch {
+ public:
+  /// Forgets what has not been asked for.
+  void clear() { count_ = 0; }
+  /// Rows of `size` elements; those that follow each other need no help.
+  template <class T>
+  void add(std::int64_t rows, std::int64_t size, const T* first, std::int64_t step) {
+    if (step != size && rows > 0)
+      all_[count_++] = {reinterpret_cast<const std::byte*>(first),
+                        step * static_cast<std::int64_t>(sizeof(T)),
+                        size * static_cast<std::int64_t>(sizeof(T)), rows};
+  }
+  void some() {
+    constexpr std::int64_t line = 64, lines = 48;
+    for (std::int64_t n = lines; n > 0 && count_ > 0;) {
+      Rows& rows = all_[count_ - 1];
+      for (std::int64_t i = 0; i < rows.bytes; i += line, --n)
+        __builtin_prefetch(rows.next + i, 0, 2);
+      rows.next += rows.step;
+      if (--rows.left == 0) --count_;
+    }
+  }
+
+ private:
+  struct Rows {
+    const std::byte* next;
+    std::int64_t step, bytes, left;
+  };
+  std::array<Rows, 8> all_;  // a way back has as many
+  std::size_t count_ = 0;
+};
+
+/// Queries of one head that are computed together, from the first one on at most `most`.
+struct QueryRows {
+  std::int64_t b, h, first, most;
+  std::int64_t count(const AttentionRules& r) const { return std::min(most, r.queries - first); }
+  /// Those behind them; b is r.batch where there are none.
+  QueryRows next(const AttentionRules& r) const {
+    if (first + most < r.queries) return {b, h, first + most, most};
+    if (h + 1 < r.heads) return {b, h + 1, 0, most};
+    return {b + 1, 0, 0, most};
+  }
 };
 
 /// Rows of `size` elements, `step` apart, to rows `wide` apart; behind each zeros.

@@ -139,7 +139,8 @@ UNROLL_FLATTEN void finish(const QueryBlock<T>& block, const Forward<T>& m, cons
 /// What a tile of keys adds to the results of a block.
 template <class T>
 void add_tile(const QueryBlock<T>& block, std::int64_t begin, std::int64_t end, const T* k,
-              std::int64_t k_step, const T* v, std::int64_t v_step, const Forward<T>& m) {
+              std::int64_t k_step, const T* v, std::int64_t v_step, const Forward<T>& m,
+              RowFetch& fetch) {
   constexpr std::int64_t lanes = QueryBlock<T>::lanes, most = QueryBlock<T>::most;
   const std::int64_t size = block.rules.size;
   block.for_strips(begin, end, [&](const KeyStrip& s) {
@@ -152,6 +153,7 @@ void add_tile(const QueryBlock<T>& block, std::int64_t begin, std::int64_t end, 
                  .b_step = most,
                  .c = m.scores + (s.begin - begin) * most + s.first * lanes,
                  .c_step = most});
+    fetch.some();
   });
   weigh(block, begin, end, m);
   if (block.rules.dropout > 0) drop(block, begin, end, m);
@@ -167,6 +169,7 @@ void add_tile(const QueryBlock<T>& block, std::int64_t begin, std::int64_t end, 
                  .c = m.out + s.first * lanes,
                  .c_step = most,
                  .add = true});
+    fetch.some();
   });
 }
 
@@ -253,6 +256,22 @@ std::int64_t scratch(const AttentionRules& r, bool packs) {
   return TileScratch<T>::with_gaps(elements, pieces);
 }
 
+/// What is wanted behind the computation of some queries: where results go, and what the next
+/// ones read.
+template <class T>
+void ask_ahead(RowFetch& fetch, const AttentionRules& r, const AttentionInputs<T>& in,
+               const HeadRows<T>& out, const QueryRows& now) {
+  const std::int64_t group = r.heads / r.kv_heads;
+  fetch.clear();
+  if (const QueryRows next = now.next(r); next.b < r.batch) {
+    if (next.b != now.b || next.h / group != now.h / group)
+      for (const HeadRows<const T>* x : {&in.k, &in.v})
+        fetch.add(r.keys, r.size, x->at(next.b, next.h / group), x->time);
+    fetch.add(next.count(r), r.size, in.q.at(next.b, next.h) + next.first * in.q.time, in.q.time);
+  }
+  fetch.add(now.count(r), r.size, out.at(now.b, now.h) + now.first * out.time, out.time);
+}
+
 template <class T>
 void run(const AttentionRules& r, const AttentionInputs<T>& in, HeadRows<T> out, T* log_sums) {
   constexpr std::int64_t most = QueryBlock<T>::most;
@@ -274,6 +293,7 @@ void run(const AttentionRules& r, const AttentionInputs<T>& in, HeadRows<T> out,
     Forward<T>::take(scratch, r.size, blocks);
     std::optional<ForwardPanels> panels;
     std::optional<amx::Tiles> tiles;
+    RowFetch fetch;
     if (on_amx) panels.emplace(scratch, r.size, blocks), tiles.emplace();
     const T *k = in.k.at(b, kv), *v = in.v.at(b, kv);
     std::int64_t k_step = in.k.time, v_step = in.v.time;
@@ -292,6 +312,7 @@ void run(const AttentionRules& r, const AttentionInputs<T>& in, HeadRows<T> out,
           const std::int64_t query = (first + i) * most;
           return QueryBlock<T>{r, in, b, h, query, std::min(most, r.queries - query), on_amx};
         };
+        if (!on_amx) ask_ahead(fetch, r, in, out, {b, h, first * most, p.together * most});
         for (std::int64_t i = 0; i < count; ++i) {
           start(block(i), memory[i]);
           if constexpr (std::is_same_v<T, float>)
@@ -303,7 +324,7 @@ void run(const AttentionRules& r, const AttentionInputs<T>& in, HeadRows<T> out,
                       if (on_amx)
                         return add_tile(block(i), tile, end, k, k_step, v, v_step, *panels,
                                         memory[i]);
-                    add_tile(block(i), begin, end, k, k_step, v, v_step, memory[i]);
+                    add_tile(block(i), begin, end, k, k_step, v, v_step, memory[i], fetch);
                   });
         for (std::int64_t i = 0; i < count; ++i) finish(block(i), memory[i], out, log_sums);
       }

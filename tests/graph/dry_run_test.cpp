@@ -139,6 +139,20 @@ TEST_CASE("a dry run predicts the peak of recurrent layers' training") {
       {40, 8, 32});
 }
 
+TEST_CASE("a dry run predicts the peak where gradients are written over each other") {
+  struct Chain : Module {
+    Parameter p{Tensor::full({1 << 16}, 0.1)};
+    Chain() { add("p", p); }
+  };
+  check_prediction(
+      std::make_shared<Chain>(), [] { return Tensor::zeros({1 << 16}); },
+      [](Chain& m, const Tensor& x) {
+        Tensor y = x + m.p;
+        for (int i = 0; i < 4; ++i) y = sigmoid(tanh(y * 2.0)) + 0.5;
+        return mean(pointwise([](auto v) { return v * v; }, y));
+      });
+}
+
 TEST_CASE("a dry run predicts the peak of a char model's and a Transformer's training") {
   Generator g(1);
   const auto pair = [](std::int64_t steps, std::int64_t batch) {

@@ -41,8 +41,8 @@ Tensor accumulate(const Tensor& a, const Tensor& b) {
 }
 
 void accumulate_into(Tensor& sum, const Tensor& part) {
-  if (Tape::current() != nullptr || !sum.unique() || (sum.is_abstract() && !detail::dry) ||
-      sum.shape() != part.shape() || sum.dtype() != part.dtype()) {
+  if (!can_overwrite(sum) || (sum.is_abstract() && !detail::dry) || sum.shape() != part.shape() ||
+      sum.dtype() != part.dtype()) {
     sum = accumulate(sum, part);
     return;
   }

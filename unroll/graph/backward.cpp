@@ -27,6 +27,13 @@ using detail::CurrentTape, detail::all_finite, detail::shapes_of;
          fmt::format("the gradient {} of input {} is not finite", to_string(part), i), node.where);
 }
 
+// Out of line, as all that a walk seldom meets: step_back() is short where ops are.
+[[noreturn, gnu::noinline]] void rethrow_from_walk(const MemoryError& error, const Node& node,
+                                                   Args inputs) {
+  throw MemoryError(error, fmt::format("{}, backward", node.op->name()), shapes_of(inputs),
+                    node.where);
+}
+
 [[noreturn, gnu::cold]] void fail_consumed(const Node& node) {
   fail("tape", fmt::format("'{}' was walked back through already", node.op->name()), node.where,
        "Pass {.retain = true} to the first backward()");
@@ -48,7 +55,7 @@ std::uint32_t Tape::value_of(const Tensor& tensor, const char* what) const {
 struct Tape::Walk {
   Gradients grads;
   CachedVector<Tensor> results;
-  CachedVector<const Tensor*> given;
+  CachedVector<Tensor*> given;
   std::size_t room = 0;
 
   // Where memory ends the error names the walk.
@@ -96,7 +103,7 @@ void Tape::step_back(Node& node, Walk& walk, bool last) {
   try {
     if (in > walk.room || out > walk.room) [[unlikely]]
       walk.make_room(std::max(in, out));
-    const Tensor** const given = walk.given.data();
+    Tensor** const given = walk.given.data();
     bool reached = false;
     for (std::size_t i = 0; i < out; ++i) {
       given[i] = &walk.grads[node.first_output + i];
@@ -108,6 +115,7 @@ void Tape::step_back(Node& node, Walk& walk, bool last) {
     Vjp v{.inputs = inputs,
           .outputs = outputs,
           .grads = Args({given, out}),
+          .own_grads = {given, out},
           .needed = {node.needed(), in},
           .result = {walk.results.data(), in},
           .last = last};
@@ -116,8 +124,7 @@ void Tape::step_back(Node& node, Walk& walk, bool last) {
     take_gradients(node, v, walk);
   } catch (const MemoryError& error) {
     node.consumed = last;  // it may have overwritten what was kept
-    throw MemoryError(error, fmt::format("{}, backward", node.op->name()), shapes_of(inputs),
-                      node.where);
+    rethrow_from_walk(error, node, inputs);
   }
 }
 

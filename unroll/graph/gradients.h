@@ -15,8 +15,8 @@ class Gradients {
   /// Of that many values, none yet.
   explicit Gradients(std::size_t values) : places_(values) { free_[free_count_++] = free_place(); }
 
-  /// Of one value: undefined where none has arrived.
-  const Tensor& operator[](std::uint32_t value) const {
+  /// Of one value: undefined where none has arrived, and not to be written then.
+  Tensor& operator[](std::uint32_t value) {
     return places_[value] == nullptr ? none_ : *places_[value];
   }
   /// A place to put it.
@@ -33,7 +33,10 @@ class Gradients {
 
  private:
   Tensor* free_place() {
-    if (free_count_ > 0) return free_[--free_count_];
+    return free_count_ > 0 ? free_[--free_count_] : new_place();
+  }
+  // Out of line, as it is seldom met.
+  [[gnu::noinline]] Tensor* new_place() {
     free_.resize(all_.size() + 1);  // room for them all: drop() cannot fail
     return &all_.emplace_back();
   }

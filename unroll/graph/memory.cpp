@@ -19,8 +19,12 @@ constexpr std::size_t largest = std::size_t{1} << 48;  // no machine has more; t
 constexpr int small_powers = 10;                       // blocks up to 64 KiB
 constexpr int class_count = 1 + 4 * small_powers + 16 * (42 - small_powers + 1);
 
+constexpr int no_class = class_count;  // of what is larger
+
 int class_of(std::size_t bytes) {
   if (bytes <= smallest) return 0;
+  if (bytes > largest) [[unlikely]]
+    return no_class;
   const std::size_t units = (bytes - 1) / smallest;  // >= 1
   const int power = std::bit_width(units) - 1;
   if (power >= small_powers)
@@ -77,7 +81,8 @@ struct ThreadMemory {
   std::atomic<std::int64_t> live{0}, peak{0}, allocations{0}, system{0};
   std::atomic<std::int64_t> unreal{0};  // of what is live: phantoms, less the blocks left out
   std::array<std::atomic<std::int64_t>, memory_kinds> by_kind{};
-  std::array<Buffer*, class_count> free{};  // by size class, chained by Buffer::next
+  // By size class, chained by Buffer::next; of no_class there are none.
+  std::array<Buffer*, class_count + 1> free{};
 
   static void add(std::atomic<std::int64_t>& count, std::int64_t amount) {
     count.store(count.load(std::memory_order_relaxed) + amount, std::memory_order_relaxed);
@@ -119,9 +124,11 @@ constexpr bool caching = false;  // a cached block would hide its misuse from th
 constexpr bool caching = true;
 #endif
 
+constinit ThreadMemory no_memory;  // has no block to give and is never written
+
 // Plain pointers, which cost nothing to reach, unlike objects that a thread must first construct.
-thread_local ThreadMemory* thread_memory = nullptr;  // while the thread keeps blocks
-thread_local ThreadMemory* ended_memory = nullptr;   // the same from when the thread ends: counts
+thread_local ThreadMemory* thread_memory = &no_memory;  // another one while the thread keeps blocks
+thread_local ThreadMemory* ended_memory = nullptr;  // the same from when the thread ends: counts
 thread_local MemoryKind current_kind = MemoryKind::value;
 
 // Gives a thread's blocks back when it ends; those freed later go to the system at once.
@@ -129,7 +136,7 @@ struct ThreadEnd {
   ThreadMemory& memory;
   ~ThreadEnd() {
     memory.clear();
-    thread_memory = nullptr;
+    thread_memory = &no_memory;
     ended_memory = &memory;
   }
 };
@@ -146,7 +153,7 @@ struct ThreadEnd {
 }
 
 ThreadMemory& this_thread() {
-  if (thread_memory == nullptr) [[unlikely]]
+  if (thread_memory == &no_memory) [[unlikely]]
     return register_thread();
   return *thread_memory;
 }
@@ -198,8 +205,6 @@ Buffer* count_handed_out(ThreadMemory& memory, Buffer* block) {
 
 Buffer* Buffer::allocate(std::size_t bytes) {
   ThreadMemory* const memory = thread_memory;
-  if (memory == nullptr || bytes > largest) [[unlikely]]
-    return system_block(bytes);
   Buffer*& first = memory->free[class_of(bytes)];
   Buffer* const block = first;
   if (block == nullptr) [[unlikely]]
@@ -225,7 +230,7 @@ Buffer* Buffer::allocate_phantom(std::size_t bytes) {
 
 void Buffer::free() {
   ThreadMemory* const memory = thread_memory;
-  if (!caching || memory == nullptr || phantom) [[unlikely]]
+  if (!caching || memory == &no_memory || phantom) [[unlikely]]
     return free_seldom(this);
   memory->count(kind, -static_cast<std::int64_t>(capacity));
   Buffer*& first = memory->free[size_class];

@@ -28,8 +28,9 @@ struct Vjp {
   Args inputs;   ///< those not kept are abstract: shape and dtype without data
   Args outputs;  ///< likewise
   Args grads;    ///< d loss / d output; undefined where no gradient reached that output
-  std::span<const bool> needed;  ///< per input: does anybody want its gradient?
-  std::span<Tensor> result;      ///< per input: d loss / d input; may stay undefined for zero
+  std::span<Tensor* const> own_grads;  ///< the same tensors, which are the walk's: see pass_on()
+  std::span<const bool> needed;        ///< per input: does anybody want its gradient?
+  std::span<Tensor> result;            ///< per input: d loss / d input; may stay undefined for zero
   /// What was kept for this vjp has no reader behind it: outputs that only the op itself knows, and
   /// that are unique(), may be overwritten.
   bool last = false;
@@ -37,6 +38,12 @@ struct Vjp {
   /// The gradient of output i, zeros where none reached it.
   Tensor grad(std::size_t i) const {
     return grads[i].defined() ? grads[i] : Tensor::zeros(outputs[i].shape(), outputs[i].dtype());
+  }
+  /// The gradient of output `from` becomes the result for input `to`, to be changed by an op that
+  /// writes over its operand (see Op::compute) where can_overwrite() allows it. This vjp was the
+  /// last to read that gradient: grads[from] is undefined from here on.
+  Tensor& pass_on(std::size_t from, std::size_t to) {
+    return result[to] = std::move(*own_grads[from]);
   }
 };
 
@@ -69,7 +76,9 @@ class Op {
   virtual void forward(Args in, std::span<Tensor> out) const = 0;
   virtual bool allocates() const { return false; }
   /// What apply() calls: the shape rule, memory for the outputs, forward(). An op whose calls are
-  /// often tiny may know a shorter way to the same. In a dry run nothing is computed.
+  /// often tiny may know a shorter way to the same. In a dry run nothing is computed. An output
+  /// that has memory already keeps it where it fits and nobody else holds it: where forward() may
+  /// write over what it reads, one tensor can be operand and result.
   virtual void compute(Args in, std::span<Tensor> out) const;
   /// Bytes that forward() allocates for itself and frees again; a dry run counts them. Of an op
   /// that `allocates()`, a dry run calls forward() instead, on tensors without data.

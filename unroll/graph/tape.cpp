@@ -69,8 +69,13 @@ bool on_shapes(const Op& op, Args in, const Where& where) {
            where);
 }
 
+[[noreturn, gnu::noinline]] void rethrow_with_op(const MemoryError& error, const Op& op, Args in,
+                                                 const Where& where) {
+  throw MemoryError(error, op.name(), shapes_of(in), where);
+}
+
 // The op knows what was wrong, only the call of apply() knows who called.
-[[noreturn]] void rethrow_with_place(const ShapeError& error, const Where& where) {
+[[noreturn, gnu::noinline]] void rethrow_with_place(const ShapeError& error, const Where& where) {
   if (where.line() == 0 || std::string_view(error.what()).find(".cpp:") != std::string::npos)
     throw error;
   const std::string_view path = where.file_name();
@@ -83,7 +88,6 @@ bool on_shapes(const Op& op, Args in, const Where& where) {
                                       const Where& where) {
   if (on_shapes(op, in, where)) return infer_abstract(op, in, out);
   const detail::FlushDenormals flush;
-  const CurrentTape unrecorded(nullptr);
   op.compute(in, out);
 }
 
@@ -117,6 +121,7 @@ NoGrad::NoGrad() : saved_(std::exchange(current_tape, nullptr)) {}
 NoGrad::~NoGrad() { current_tape = saved_; }
 
 void Op::compute(Args in, std::span<Tensor> out) const {
+  const CurrentTape unrecorded(nullptr);  // a composition inside an op is not on the tape
   if (allocates()) return forward(in, out);
   allocate_outputs(*this, in, out);
   if (!detail::dry) [[likely]]
@@ -194,7 +199,6 @@ void apply(const Op& op, Args in, std::span<Tensor> out, const Where& where) {
   Tape* const tape = current_tape;
   try {
     if (all_have_data(in) && detail::FlushDenormals::on()) [[likely]] {
-      const CurrentTape unrecorded(nullptr);  // a composition inside an op is not on the tape
       op.compute(in, out);
     } else {
       compute_seldom(op, in, out, where);
@@ -206,7 +210,7 @@ void apply(const Op& op, Args in, std::span<Tensor> out, const Where& where) {
   } catch (const ShapeError& error) {
     rethrow_with_place(error, where);
   } catch (const MemoryError& error) {
-    throw MemoryError(error, op.name(), shapes_of(in), where);
+    rethrow_with_op(error, op, in, where);
   }
 }
 

@@ -233,6 +233,12 @@ class NoGrad {
   Tape* saved_;
 };
 
+/// May an op write over the data of `tensor`? Nobody else holds them, and nothing is recorded, so
+/// that no tape's value is meant to have them.
+inline bool can_overwrite(const Tensor& tensor) {
+  return tensor.unique() && Tape::current() == nullptr;
+}
+
 /// Runs an op: infers, allocates, computes, records. Errors name the op, the shapes and `where`.
 void apply(const Op& op, Args inputs, std::span<Tensor> outputs, const Where& where);
 

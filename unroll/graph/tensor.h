@@ -167,13 +167,16 @@ class Tensor {
     return copy;
   }
 
-  /// Becomes empty(shape, dtype), where it is: the result of an op has its place already.
+  /// Becomes empty(shape, dtype), where it is: the result of an op has its place already. Memory
+  /// that fits and that nobody else holds it keeps, and what stands there.
   void make_empty(const Shape& shape, DType dtype) {
+    if (keeps_memory(shape, dtype)) return set_ref({});
     Buffer* const buffer = allocate(shape, dtype);
     become(buffer, buffer->phantom ? nullptr : buffer->data(), shape, dtype);
   }
   /// The same where the shape's elements are counted already, outside of a dry run.
   void make_empty(const Shape& shape, DType dtype, std::int64_t count) {
+    if (keeps_memory(shape, dtype)) return set_ref({});
     Buffer* const buffer = Buffer::allocate(static_cast<std::size_t>(count * size_of(dtype)));
     become(buffer, buffer->data(), shape, dtype);
   }
@@ -202,6 +205,9 @@ class Tensor {
  private:
   /// A block for the elements; a phantom in a dry run.
   static Buffer* allocate(const Shape& shape, DType dtype);
+  bool keeps_memory(const Shape& shape, DType dtype) const {
+    return unique() && (data_ != nullptr || detail::dry) && dtype_ == dtype && shape_ == shape;
+  }
   void become(Buffer* buffer, std::byte* data, const Shape& shape, DType dtype) {
     Buffer* const before = std::exchange(buffer_, buffer);
     data_ = data;

@@ -22,13 +22,13 @@ struct SquareFn {
 // The gradient of a function that keeps its result: f' as a function of y is cheaper than f again.
 template <class Derivative>
 void vjp_from_output(Vjp& v, const char* name, Derivative derivative) {
-  v.result[0] = pointwise(PointwiseName(name, Where()), derivative, v.outputs[0], v.grads[0]);
+  detail::pointwise_over(PointwiseName(name, Where()), derivative, v.pass_on(0, 0), v.outputs[0]);
 }
 
 struct TanhFn {
   static constexpr Keep keep{.inputs = 0, .outputs = 1};
   static void vjp(const TanhFn&, Vjp& v) {
-    vjp_from_output(v, "tanh", [](auto y, auto g) { return g * (1.0 - y * y); });
+    vjp_from_output(v, "tanh", [](auto g, auto y) { return g * (1.0 - y * y); });
   }
   auto operator()(auto x) const { return tanh(x); }
 };
@@ -36,14 +36,16 @@ struct TanhFn {
 struct SigmoidFn {
   static constexpr Keep keep{.inputs = 0, .outputs = 1};
   static void vjp(const SigmoidFn&, Vjp& v) {
-    vjp_from_output(v, "sigmoid", [](auto y, auto g) { return g * y * (1.0 - y); });
+    vjp_from_output(v, "sigmoid", [](auto g, auto y) { return g * y * (1.0 - y); });
   }
   auto operator()(auto x) const { return sigmoid(x); }
 };
 
 struct ExpFn {
   static constexpr Keep keep{.inputs = 0, .outputs = 1};
-  static void vjp(const ExpFn&, Vjp& v) { v.result[0] = v.grads[0] * v.outputs[0]; }
+  static void vjp(const ExpFn&, Vjp& v) {
+    vjp_from_output(v, "exp", [](auto g, auto y) { return g * y; });
+  }
   auto operator()(auto x) const { return exp(x); }
 };
 

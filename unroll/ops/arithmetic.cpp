@@ -28,7 +28,9 @@ struct SubFn {
 struct AffineFn {
   double scale, shift;
   static constexpr Keep keep{.inputs = 0};
-  static void vjp(const AffineFn& f, Vjp& v) { v.result[0] = affine(v.grads[0], f.scale, 0); }
+  static void vjp(const AffineFn& f, Vjp& v) {
+    detail::pointwise_over("affine", AffineFn{f.scale, 0}, v.pass_on(0, 0));
+  }
   auto operator()(auto x) const { return x * scale + shift; }
 };
 

@@ -145,7 +145,7 @@ struct PointwiseGrad {
 /// The record behind pointwise(). A function object with a static `vjp(const F&, Vjp&)` and
 /// `keep` replaces the derived gradient (for functions whose gradient needs no inputs).
 template <class F, int NI, int NO, int Order = 0>
-class PointwiseOp : public OpRecord<PointwiseOp<F, NI, NO, Order>> {
+class PointwiseOp final : public OpRecord<PointwiseOp<F, NI, NO, Order>> {
  public:
   /// Where arguments and results lie.
   struct Slots {
@@ -242,6 +242,16 @@ class PointwiseOp : public OpRecord<PointwiseOp<F, NI, NO, Order>> {
     }
   }
 
+  /// Whole tensors of one shape and dtype: argument i of f is input i, result o is output o, or
+  /// nobody's (of a gradient that nobody needs). Then each element is read before it is written,
+  /// and a result may lie where an argument does.
+  bool is_flat(Args in) const {
+    if (columns_) return false;
+    for (std::size_t i = 1; i < NI; ++i)
+      if (in[i].dtype() != in[0].dtype() || in[i].shape() != in[0].shape()) return false;
+    return true;
+  }
+
   void vjp(Vjp& v) const override {
     if constexpr (requires { F::vjp(f_, v); }) {
       F::vjp(f_, v);
@@ -253,15 +263,6 @@ class PointwiseOp : public OpRecord<PointwiseOp<F, NI, NO, Order>> {
   }
 
  private:
-  // Whole tensors of one shape and dtype: argument i of f is input i, result o is output o, or
-  // nobody's (of a gradient that nobody needs).
-  bool is_flat(Args in) const {
-    if (columns_) return false;
-    for (std::size_t i = 1; i < NI; ++i)
-      if (in[i].dtype() != in[0].dtype() || in[i].shape() != in[0].shape()) return false;
-    return true;
-  }
-
   static constexpr std::int64_t piece = 4096;  // elements that one thread computes at a time
 
   template <class T>
@@ -438,6 +439,15 @@ class PointwiseOp : public OpRecord<PointwiseOp<F, NI, NO, Order>> {
       if (slots_->in[i].width != 0) slots.out[i].width = v.inputs[slots_->in[i].tensor].shape()[-1];
     }
     const GradOp op(name_, Grad{f_}, inputs, slots);
+    if (op.is_flat(Args(args))) {
+      // Gradients of arguments are written over those of results, as far as these go.
+      std::size_t i = 0;
+      for (std::size_t o = 0; o < NO; ++o) {
+        while (i < NI && !v.needed[i]) ++i;
+        if (i < NI && args[NI + o] == v.own_grads[o] && can_overwrite(*args[NI + o]))
+          args[NI + o] = &v.pass_on(o, i++);
+      }
+    }
     apply(op, Args({args.data(), static_cast<std::size_t>(last)}), v.result, Where::current());
     for (int i = 0; i < inputs; ++i)
       if (v.needed[i] && v.result[i].shape() != v.inputs[i].shape())  // it was broadcast
@@ -521,5 +531,23 @@ requires(!std::is_convertible_v<const F&, PointwiseName> &&
          sizeof...(X) > 0) auto pointwise(const F& f, const X&... x) {
   return pointwise(PointwiseName("pointwise", Where()), f, x...);
 }
+
+namespace detail {
+
+/// x = f(x, rest...), written over x where that can be: for a vjp, behind Vjp::pass_on().
+template <class F, class... Rest>
+void pointwise_over(const PointwiseName& name, const F& f, Tensor& x, const Rest&... rest) {
+  const PointwiseOp<F, 1 + sizeof...(Rest), 1> op(name.text, f, 1);
+  const std::array<const Tensor*, 1 + sizeof...(Rest)> args{&x, &rest...};
+  if (!op.is_flat(Args(args)) || !can_overwrite(x)) {
+    x = pointwise(name, f, x, rest...);
+  } else if (FlushDenormals::on() && ((rest.bytes() != nullptr) && ...)) {
+    op.compute(Args(args), std::span(&x, 1));  // all that apply() would do in a walk
+  } else {
+    apply(op, Args(args), std::span(&x, 1), name.where);
+  }
+}
+
+}  // namespace detail
 
 }  // namespace unroll

@@ -54,8 +54,7 @@ std::uint32_t Tape::value_of(const Tensor& tensor, const char* what) const {
 // What a walk back knows: gradients, and room for what one vjp gets and gives.
 struct Tape::Walk {
   Gradients grads;
-  CachedVector<Tensor> results;
-  CachedVector<Tensor*> given;
+  CachedVector<Tensor*> results, given;  // places of gradients
   std::size_t room = 0;
 
   // Where memory ends the error names the walk.
@@ -67,9 +66,9 @@ struct Tape::Walk {
     throw MemoryError(error, "backward", shapes, Where());
   }
   [[gnu::noinline]] void make_room(std::size_t count) {
-    results.resize(count);
     given.resize(count);
-    room = count;
+    results.resize(count);
+    for (; room < count; ++room) results[room] = grads.free_place();
   }
 };
 
@@ -85,13 +84,9 @@ inline void Tape::take_gradients(const Node& node, const Vjp& v, Walk& walk) {
     if (part.shape() != v.inputs[i].shape() || part.is_abstract() || options_.check_numbers)
         [[unlikely]]
       check_gradient(node, part, v.inputs[i], i, !options_.trace);
-    Tensor& grad = walk.grads.at(node.inputs[i]);
-    if (grad.defined()) {
-      accumulate_into(grad, part);
-      part.reset();
-    } else {
-      grad = std::move(part);
-    }
+    if (walk.grads.put(node.inputs[i], walk.results[i])) continue;
+    accumulate_into(walk.grads.at(node.inputs[i]), part);
+    part.reset();
   }
 }
 
@@ -106,22 +101,23 @@ void Tape::step_back(Node& node, Walk& walk, bool last) {
     Tensor** const given = walk.given.data();
     bool reached = false;
     for (std::size_t i = 0; i < out; ++i) {
-      given[i] = &walk.grads[node.first_output + i];
+      given[i] = &walk.grads.at(node.first_output + i);
       reached |= given[i]->defined();
     }
-    if (!reached) return;
-    if (node.consumed) [[unlikely]]
-      fail_consumed(node);
-    Vjp v{.inputs = inputs,
-          .outputs = outputs,
-          .grads = Args({given, out}),
-          .own_grads = {given, out},
-          .needed = {node.needed(), in},
-          .result = {walk.results.data(), in},
-          .last = last};
-    node.op->vjp(v);
-    for (std::size_t i = 0; i < out; ++i) walk.grads.drop(node.first_output + i);
-    take_gradients(node, v, walk);
+    if (reached) {
+      if (node.consumed) [[unlikely]]
+        fail_consumed(node);
+      Vjp v{.inputs = inputs,
+            .outputs = outputs,
+            .grads = Args({given, out}),
+            .own_grads = {given, out},
+            .needed = {node.needed(), in},
+            .result = Results({walk.results.data(), in}),
+            .last = last};
+      node.op->vjp(v);
+      take_gradients(node, v, walk);
+    }
+    for (std::size_t i = 0; i < out; ++i) walk.grads.drop(node.first_output + i, given[i]);
   } catch (const MemoryError& error) {
     node.consumed = last;  // it may have overwritten what was kept
     rethrow_from_walk(error, node, inputs);

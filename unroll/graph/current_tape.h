@@ -9,8 +9,6 @@
 
 namespace unroll::detail {
 
-inline constinit thread_local Tape* current_tape = nullptr;
-
 /// Swaps the current tape and swaps it back, whatever happens.
 class CurrentTape {
  public:

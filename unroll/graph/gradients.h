@@ -15,8 +15,8 @@ class Gradients {
   /// Of that many values, none yet.
   explicit Gradients(std::size_t values) : places_(values) { free_[free_count_++] = free_place(); }
 
-  /// Of one value: undefined where none has arrived, and not to be written then.
-  Tensor& operator[](std::uint32_t value) {
+  /// Of one value: undefined where none has arrived.
+  const Tensor& operator[](std::uint32_t value) const {
     return places_[value] == nullptr ? none_ : *places_[value];
   }
   /// A place to put it.
@@ -24,17 +24,29 @@ class Gradients {
     if (places_[value] == nullptr) places_[value] = free_place();
     return *places_[value];
   }
-  void drop(std::uint32_t value) {
-    Tensor* const place = std::exchange(places_[value], nullptr);
-    if (place == nullptr) return;
+  /// Of a value that has none: what lies at `place`, for which the caller gets another place.
+  /// False where the value has one.
+  bool put(std::uint32_t value, Tensor*& place) {
+    Tensor*& own = places_[value];
+    if (own == nullptr) {
+      own = std::exchange(place, free_place());
+    } else if (!own->defined()) {
+      std::swap(own, place);
+    } else {
+      return false;
+    }
+    return true;
+  }
+  /// A place of nobody's.
+  Tensor* free_place() { return free_count_ > 0 ? free_[--free_count_] : new_place(); }
+  /// The value has none any longer; `place` is what at() gave for it, or one put in its stead.
+  void drop(std::uint32_t value, Tensor* place) {
+    places_[value] = nullptr;
     place->reset();
     free_[free_count_++] = place;
   }
 
  private:
-  Tensor* free_place() {
-    return free_count_ > 0 ? free_[--free_count_] : new_place();
-  }
   // Out of line, as it is seldom met.
   [[gnu::noinline]] Tensor* new_place() {
     free_.resize(all_.size() + 1);  // room for them all: drop() cannot fail

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <new>
 #include <span>
+#include <utility>
 
 namespace unroll {
 
@@ -23,14 +24,26 @@ class Args {
   std::span<const Tensor* const> tensors_;
 };
 
+/// Where a vjp puts its results: tensors of the walk, one per input.
+class Results {
+ public:
+  explicit Results(std::span<Tensor*> places) : places_(places) {}
+  Tensor& operator[](std::size_t i) const { return *places_[i]; }
+  std::size_t size() const { return places_.size(); }
+
+ private:
+  friend struct Vjp;
+  std::span<Tensor*> places_;
+};
+
 /// What a vjp gets and gives: see Op::vjp.
 struct Vjp {
   Args inputs;   ///< those not kept are abstract: shape and dtype without data
   Args outputs;  ///< likewise
   Args grads;    ///< d loss / d output; undefined where no gradient reached that output
-  std::span<Tensor* const> own_grads;  ///< the same tensors, which are the walk's: see pass_on()
-  std::span<const bool> needed;        ///< per input: does anybody want its gradient?
-  std::span<Tensor> result;            ///< per input: d loss / d input; may stay undefined for zero
+  std::span<Tensor*> own_grads;  ///< the same tensors, which are the walk's: see pass_on()
+  std::span<const bool> needed;  ///< per input: does anybody want its gradient?
+  Results result;                ///< per input: d loss / d input; may stay undefined for zero
   /// What was kept for this vjp has no reader behind it: outputs that only the op itself knows, and
   /// that are unique(), may be overwritten.
   bool last = false;
@@ -43,7 +56,8 @@ struct Vjp {
   /// writes over its operand (see Op::compute) where can_overwrite() allows it. This vjp was the
   /// last to read that gradient: grads[from] is undefined from here on.
   Tensor& pass_on(std::size_t from, std::size_t to) {
-    return result[to] = std::move(*own_grads[from]);
+    std::swap(own_grads[from], result.places_[to]);
+    return result[to];
   }
 };
 

@@ -230,8 +230,6 @@ void Tape::stop() {
   if (current_tape == this) current_tape = previous_;
 }
 
-Tape* Tape::current() { return current_tape; }
-
 const RandomPosition* Tape::redraw(std::shared_ptr<RandomPosition> generator, std::uint64_t count) {
   redraws_.push_back(std::make_unique<Redraw>(Redraw{std::move(generator), count, {}, {}}));
   return &redraws_.back()->at;

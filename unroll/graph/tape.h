@@ -16,6 +16,11 @@
 
 namespace unroll {
 
+class Tape;
+namespace detail {
+inline constinit thread_local Tape* current_tape = nullptr;
+}
+
 /// One recorded call of an op, or a leaf (op == nullptr), which has no inputs and one output.
 struct Node {
   const Op* op = nullptr;
@@ -100,7 +105,7 @@ class Tape {
   Tape& operator=(const Tape&) = delete;
 
   /// The tape that records on this thread, or nullptr.
-  static Tape* current();
+  static Tape* current() { return detail::current_tape; }
   /// Of all tapes there ever were this one alone has it; never 0.
   std::uint64_t id() const { return id_; }
 

@@ -64,7 +64,7 @@ struct FunctionOp : OpRecord<FunctionOp> {
            fmt::format("its vjp returns {} gradients for {} inputs", results.size(),
                        v.inputs.size()),
            "Return one for every input, undefined where there is none");
-    std::move(results.begin(), results.end(), v.result.begin());
+    for (std::size_t i = 0; i < results.size(); ++i) v.result[i] = std::move(results[i]);
   }
 
   Rows rows(Args, std::span<const bool> stacked) const override {

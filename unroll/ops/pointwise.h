@@ -439,19 +439,24 @@ class PointwiseOp final : public OpRecord<PointwiseOp<F, NI, NO, Order>> {
       if (slots_->in[i].width != 0) slots.out[i].width = v.inputs[slots_->in[i].tensor].shape()[-1];
     }
     const GradOp op(name_, Grad{f_}, inputs, slots);
+    std::array<Tensor, NI> results;
     if (op.is_flat(Args(args))) {
       // Gradients of arguments are written over those of results, as far as these go.
       std::size_t i = 0;
       for (std::size_t o = 0; o < NO; ++o) {
         while (i < NI && !v.needed[i]) ++i;
-        if (i < NI && args[NI + o] == v.own_grads[o] && can_overwrite(*args[NI + o]))
-          args[NI + o] = &v.pass_on(o, i++);
+        if (i == NI || args[NI + o] != v.own_grads[o] || !can_overwrite(*args[NI + o])) continue;
+        results[i] = std::move(v.pass_on(o, i));
+        args[NI + o] = &results[i++];
       }
     }
-    apply(op, Args({args.data(), static_cast<std::size_t>(last)}), v.result, Where::current());
-    for (int i = 0; i < inputs; ++i)
-      if (v.needed[i] && v.result[i].shape() != v.inputs[i].shape())  // it was broadcast
-        v.result[i] = sum_to(v.result[i], v.inputs[i].shape());
+    apply(op, Args({args.data(), static_cast<std::size_t>(last)}),
+          std::span(results.data(), v.inputs.size()), Where::current());
+    for (int i = 0; i < inputs; ++i) {
+      if (!v.needed[i]) continue;
+      const bool broadcast = results[i].shape() != v.inputs[i].shape();
+      v.result[i] = broadcast ? sum_to(results[i], v.inputs[i].shape()) : std::move(results[i]);
+    }
   }
 
   const char* name_;

@@ -142,9 +142,10 @@ void Op::compute(Args in, std::span<Tensor> out) const {
 [[gnu::always_inline]] inline void Tape::record(const Op& op, Args in, std::span<Tensor> out,
                                                 const Where& where) {
   const Node::Operands operands(arena_, in.size(), out.size());
-  bool needs = false;
+  bool needs = false, all_known = true;
   for (std::size_t i = 0; i < in.size(); ++i) {
     const Value* const value = find(in[i]);
+    all_known = all_known && value != nullptr;
     operands.inputs[i] = in[i].ref().value();
     operands.tensors[i] = value != nullptr ? &value->tensor : nullptr;
     operands.needed[i] =
@@ -163,7 +164,7 @@ void Op::compute(Args in, std::span<Tensor> out) const {
     const auto kept = [](std::uint32_t mask, std::size_t i) {
       return i >= 32 || (mask >> i & 1) != 0;
     };
-    for (std::size_t i = 0; i < in.size(); ++i) {
+    for (std::size_t i = 0; i < in.size() && !(all_known && keep.inputs == 0); ++i) {
       if (operands.tensors[i] == nullptr) {
         operands.inputs[i] = new_input(in[i], kept(keep.inputs, i));
         operands.tensors[i] = &values_[operands.inputs[i]].tensor;

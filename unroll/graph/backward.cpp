@@ -6,6 +6,7 @@
 #include <unroll/graph/threads.h>
 
 #include <algorithm>
+#include <type_traits>
 
 namespace unroll {
 namespace {
@@ -74,7 +75,7 @@ struct Tape::Walk {
 
 // Checks what a vjp gave and adds it to the gradients of the node's inputs.
 inline void Tape::take_gradients(const Node& node, const Vjp& v, Walk& walk) {
-  for (std::size_t i = 0; i < node.input_count; ++i) {
+  for (std::size_t i = 0; i < v.inputs.size(); ++i) {
     Tensor& part = v.result[i];
     if (!part.defined()) continue;
     if (!v.needed[i]) {
@@ -93,11 +94,9 @@ inline void Tape::take_gradients(const Node& node, const Vjp& v, Walk& walk) {
 // The gradients of a node's outputs become those of its inputs.
 void Tape::step_back(Node& node, Walk& walk, bool last) {
   if (node.op == nullptr) return;
-  const std::size_t in = node.input_count, out = node.output_count;
-  const Args inputs({node.tensors, in}), outputs({node.tensors + in, out});
-  try {
+  const auto step = [&](auto in, auto out) {
     if (in > walk.room || out > walk.room) [[unlikely]]
-      walk.make_room(std::max(in, out));
+      walk.make_room(std::max<std::size_t>(in, out));
     Tensor** const given = walk.given.data();
     bool reached = false;
     for (std::size_t i = 0; i < out; ++i) {
@@ -107,8 +106,8 @@ void Tape::step_back(Node& node, Walk& walk, bool last) {
     if (reached) {
       if (node.consumed) [[unlikely]]
         fail_consumed(node);
-      Vjp v{.inputs = inputs,
-            .outputs = outputs,
+      Vjp v{.inputs = Args({node.tensors, in}),
+            .outputs = Args({node.tensors + in, out}),
             .grads = Args({given, out}),
             .own_grads = {given, out},
             .needed = {node.needed(), in},
@@ -118,9 +117,18 @@ void Tape::step_back(Node& node, Walk& walk, bool last) {
       take_gradients(node, v, walk);
     }
     for (std::size_t i = 0; i < out; ++i) walk.grads.drop(node.first_output + i, given[i]);
+  };
+  try {
+    // Of an op with one operand and one result, as most small ones are, no loops are left.
+    if (node.input_count == 1 && node.output_count == 1) {
+      constexpr std::integral_constant<std::size_t, 1> one;
+      step(one, one);
+    } else {
+      step(std::size_t{node.input_count}, std::size_t{node.output_count});
+    }
   } catch (const MemoryError& error) {
     node.consumed = last;  // it may have overwritten what was kept
-    rethrow_from_walk(error, node, inputs);
+    rethrow_from_walk(error, node, Args({node.tensors, node.input_count}));
   }
 }
 

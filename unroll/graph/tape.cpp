@@ -207,7 +207,13 @@ void apply(const Op& op, Args in, std::span<Tensor> out, const Where& where) {
     if (tape == nullptr) return;
     if (tape->checks_numbers()) [[unlikely]]
       check_results(op, in, out, where);
-    tape->record(op, in, out, where);
+    // Of an op with one operand and one result, as most small ones are, record() has no loops left.
+    if (in.size() == 1 && out.size() == 1) {
+      const Tensor* const only[] = {&in[0]};
+      tape->record(op, Args(only), out.first(1), where);
+    } else {
+      tape->record(op, in, out, where);
+    }
   } catch (const ShapeError& error) {
     rethrow_with_place(error, where);
   } catch (const MemoryError& error) {

@@ -3,6 +3,7 @@
 
 #include <unroll/graph/memory.h>
 #include <unroll/graph/tape.h>
+#include <unroll/layers/recurrent.h>
 #include <unroll/ops/arithmetic.h>
 #include <unroll/ops/custom.h>
 #include <unroll/ops/index.h>
@@ -19,6 +20,10 @@
 using namespace unroll;
 
 namespace {
+
+struct AddTwo {
+  auto operator()(auto a, auto b) const { return a + b; }
+};
 
 using Function = std::function<Tensor(const Tensor&)>;
 
@@ -192,4 +197,39 @@ TEST_CASE("walks that retain, or that fail half way, can be repeated") {
       },
       x);
   CHECK(difference(once, expected) < 1e-12);
+}
+
+TEST_CASE("what a walk that failed has overwritten is not walked back through again") {
+  Generator g(1);
+  const GRU gru({.input_size = 4, .hidden_size = 8}, g);
+  const Tensor x = normal({12, 6, 4}, 3, DType::f32);
+  for (const double scale : {1e37, 1e38}) {
+    Tape tape(Tape::Options{.check_numbers = true});
+    const Tensor out = gru(x).output;
+    const Tensor grown = custom_op(
+        "grown", {out}, [](auto in) { return in[0] * 1.0; },
+        [&](auto, auto, auto grads) -> Tensors { return {grads[0] * scale}; });
+    CHECK_THROWS_AS(tape.backward(sum(grown)), Error);
+    CHECK_THROWS_AS(tape.backward(sum(out * 2.0)), Error);
+  }
+}
+
+TEST_CASE("a result is not written over an operand that does not fit") {
+  const Tensor y = Tensor::full({4}, 1.0);
+  Tensor x = Tensor::full({1}, 5.0);
+  const Tensor* const in[] = {&x, &y};
+  const detail::PointwiseOf<AddTwo, 2> op("add_two", AddTwo(), 1);
+  CHECK_THROWS_AS(apply(op, Args(in), std::span(&x, 1), Where::current()), Error);
+  CHECK(x.item() == 5.0);
+}
+
+TEST_CASE("denormals are flushed in gradient() as in the tape that has ended") {
+  Tape tape;
+  const Tensor x = tape.watch(Tensor::full({4}, 1.0));
+  const Tensor y = (x + x) + x;
+  const Tensor seed = Tensor::full({4}, 3e-39), wrt[] = {x};
+  const auto walk = [&] { return tape.gradient({&y, 1}, wrt, {.seeds = {&seed, 1}})[0]; };
+  const Tensor live = walk();
+  tape.stop();
+  CHECK(same_bits(walk(), live));
 }

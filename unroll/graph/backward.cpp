@@ -129,6 +129,9 @@ void Tape::step_back(Node& node, Walk& walk, bool last) {
   } catch (const MemoryError& error) {
     node.consumed = last;  // it may have overwritten what was kept
     rethrow_from_walk(error, node, Args({node.tensors, node.input_count}));
+  } catch (...) {
+    node.consumed = last;
+    throw;
   }
 }
 
@@ -196,6 +199,7 @@ std::vector<Tensor> Tape::gradient(std::span<const Tensor> outputs, std::span<co
     last = std::max(last, value_of(tensor, "the value to differentiate by"));
   const CurrentTape recorded(options.create_graph ? this : nullptr);
   const MemoryScope scope(MemoryKind::gradient);
+  const detail::FlushDenormals flush;
   Walk walk(values_up_to(last), outputs);
   Gradients& grads = walk.grads;
   for (std::size_t i = 0; i < outputs.size(); ++i) {

@@ -90,9 +90,9 @@ class Op {
   virtual void forward(Args in, std::span<Tensor> out) const = 0;
   virtual bool allocates() const { return false; }
   /// What apply() calls: the shape rule, memory for the outputs, forward(). An op whose calls are
-  /// often tiny may know a shorter way to the same. In a dry run nothing is computed. An output
-  /// that has memory already keeps it where it fits and nobody else holds it: where forward() may
-  /// write over what it reads, one tensor can be operand and result.
+  /// often tiny may know a shorter way to the same; the tape is current there. In a dry run nothing
+  /// is computed. An output that has memory keeps it where it fits and nobody else holds it: where
+  /// forward() may write over what it reads, one tensor can be operand and result.
   virtual void compute(Args in, std::span<Tensor> out) const;
   /// Bytes that forward() allocates for itself and frees again; a dry run counts them. Of an op
   /// that `allocates()`, a dry run calls forward() instead, on tensors without data.

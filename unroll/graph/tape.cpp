@@ -28,6 +28,15 @@ void infer_abstract(const Op& op, Args in, std::span<Tensor> out) {
 
 void allocate_outputs(const Op& op, Args in, std::span<Tensor> out, std::span<Spec> specs) {
   op.infer(in, specs);
+  // An operand that is a result, too, would be gone before it is read.
+  for (std::size_t o = 0; o < out.size(); ++o)
+    for (std::size_t i = 0; i < in.size(); ++i)
+      if (&in[i] == &out[o] &&
+          (!out[o].unique() || in[i].shape() != specs[o].shape || in[i].dtype() != specs[o].dtype))
+        fail(op.name(),
+             fmt::format("its result {} cannot be written over operand {}, {}",
+                         to_string(specs[o].shape), i, to_string(in[i])),
+             "Give the result a tensor of its own");
   for (std::size_t i = 0; i < out.size(); ++i) out[i].make_empty(specs[i].shape, specs[i].dtype);
 }
 
@@ -164,7 +173,8 @@ void Op::compute(Args in, std::span<Tensor> out) const {
     const auto kept = [](std::uint32_t mask, std::size_t i) {
       return i >= 32 || (mask >> i & 1) != 0;
     };
-    for (std::size_t i = 0; i < in.size() && !(all_known && keep.inputs == 0); ++i) {
+    const bool nothing_to_keep = all_known && keep.inputs == 0 && in.size() <= 32;
+    for (std::size_t i = 0; i < in.size() && !nothing_to_keep; ++i) {
       if (operands.tensors[i] == nullptr) {
         operands.inputs[i] = new_input(in[i], kept(keep.inputs, i));
         operands.tensors[i] = &values_[operands.inputs[i]].tensor;

@@ -238,7 +238,7 @@ class RowFetch {
   /// Rows of `size` elements; those that follow each other need no help.
   template <class T>
   void add(std::int64_t rows, std::int64_t size, const T* first, std::int64_t step) {
-    if (step != size && rows > 0)
+    if (step != size && rows > 0 && count_ < all_.size())
       all_[count_++] = {reinterpret_cast<const std::byte*>(first),
                         step * static_cast<std::int64_t>(sizeof(T)),
                         size * static_cast<std::int64_t>(sizeof(T)), rows};

@@ -39,6 +39,12 @@ Blocking blocking(const Gemm& g) {
   // used once, while they are in the cache.
   if (g.m <= panel_side) return within(panel_side, 2 * panel_side, 8 * most_depth);
   if (g.m <= 2 * panel_side) return within(2 * panel_side, 4 * panel_side, most_depth);
+  // A small C stays in the cache however often it is read and written: it wants few rows, and
+  // panels not much larger than itself.
+  if (!g.bf16 && g.m * g.n <= (1 << 18)) {
+    const std::int64_t depth = 24576 / g.n / amx::step_depth * amx::step_depth;
+    return within(most_rows / 2, most_columns, std::clamp<std::int64_t>(depth, 96, most_depth));
+  }
   // One part of three is a third of the bytes.
   return within(most_rows, most_columns, g.bf16 ? 2 * most_depth : most_depth);
 }
@@ -69,8 +75,9 @@ struct Slice {
 };
 void multiply_slice(const Gemm& g, const Slice& slice, const float* a, const std::byte* b,
                     const float* bias, float* c, std::byte* left_panels) {
-  for (std::int64_t i = slice.rows.begin; i < slice.rows.end; i += most_rows) {
-    const std::int64_t rows = std::min(most_rows, slice.rows.end - i);
+  const std::int64_t most = blocking(g).rows;
+  for (std::int64_t i = slice.rows.begin; i < slice.rows.end; i += most) {
+    const std::int64_t rows = std::min(most, slice.rows.end - i);
     if (!slice.has_left)
       amx::pack_left(left(g, a, i, slice.k), rows, slice.depth, parts(g), left_panels);
     amx::multiply({.rows = rows,

@@ -405,8 +405,7 @@ void run(const AttentionRules& r, const AttentionInputs<T>& in, const AttentionR
         for (std::int64_t i = 0; i < count; ++i) finish(block(i), memory[i], grads.q);
       }
     const auto write = [&](const T* rows, const HeadRows<T>& to) {
-      for (std::int64_t t = 0; t < r.keys; ++t)
-        std::copy_n(rows + t * wide, r.size, to.at(b, kv) + t * to.time);
+      copy_rows(r.keys, r.size, rows, wide, to.at(b, kv), to.time);
     };
     if (copies[2]) write(side.dk, grads.k);
     if (copies[3]) write(side.dv, grads.v);

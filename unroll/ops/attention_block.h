@@ -21,6 +21,14 @@ struct KeyStrip {
   bool whole;  ///< every query of these vectors sees all of them
 };
 
+/// Rows of `size` elements to where they lie.
+template <class T>
+void copy_rows(std::int64_t rows, std::int64_t size, const T* from, std::int64_t from_step, T* to,
+               std::int64_t to_step) {
+  for (std::int64_t i = 0; i < rows; ++i, from += from_step, to += to_step)
+    simd::for_lanes<T>(size, [&](const auto& at) { at.store(to, at(from)); });
+}
+
 /// Queries first .. first + count - 1 of head h. Scores are [keys, queries], so that vectors run
 /// along queries: sums and maxima over keys are then vertical, and no operand needs turning but q.
 template <class T>
@@ -52,8 +60,7 @@ struct QueryBlock {
   /// The block's rows go to where they lie in `to`: whole ones, since rows far apart would push
   /// each other out of the cache if they were written bit by bit.
   void write_rows(const T* rows, std::int64_t wide, const HeadRows<T>& to) const {
-    for (std::int64_t i = 0; i < count; ++i)
-      std::copy_n(rows + i * wide, rules.size, to.at(b, h) + (first + i) * to.time);
+    copy_rows(count, rules.size, rows, wide, to.at(b, h) + first * to.time, to.time);
   }
 
   /// Runs f(strip) for the strips of a tile.
@@ -76,9 +83,14 @@ struct QueryBlock {
     using L = simd::Lanes<T>;
     const L lowest(-std::numeric_limits<T>::infinity());
     const T* steps = counting();
+    // Behind a strip's keys causal queries see all of them.
+    const std::int64_t last =
+        rules.window > 0
+            ? strip.last
+            : std::min(strip.last, (strip.end - 1 - first - offset() + lanes - 1) / lanes);
     if (!strip.whole)
       for (std::int64_t j = strip.begin; j < strip.end; ++j)
-        for (std::int64_t v = strip.first; v < strip.last; ++v) {
+        for (std::int64_t v = strip.first; v < last; ++v) {
           T* p = row + (j - strip.begin) * most + v * lanes;
           // Keys from a query's position to this one: seen where within -window + 1 .. 0.
           const L behind = L(static_cast<T>(j - first - offset() - v * lanes)) - L::load(steps);
@@ -177,7 +189,7 @@ template <class T>
 class ScratchPool {
  public:
   ScratchPool(std::int64_t elements, std::int64_t workers)
-      : memory_(Tensor::empty({workers * elements}, dtype_of<T>())) {
+      : shared_(workers > 1), memory_(Tensor::empty({workers * elements}, dtype_of<T>())) {
     for (std::int64_t i = 0; i < workers; ++i)
       free_.push_back(memory_.mutable_ptr<T>() + i * elements);
   }
@@ -186,17 +198,22 @@ class ScratchPool {
     return is_alone() ? 1 : std::clamp<std::int64_t>(items, 1, threads());
   }
   T* take() {
-    const std::lock_guard lock(mutex_);
+    const std::unique_lock lock = held();
     T* const one = free_.back();
     free_.pop_back();
     return one;
   }
   void give_back(T* one) {
-    const std::lock_guard lock(mutex_);
+    const std::unique_lock lock = held();
     free_.push_back(one);
   }
 
  private:
+  std::unique_lock<std::mutex> held() {
+    return shared_ ? std::unique_lock(mutex_) : std::unique_lock(mutex_, std::defer_lock);
+  }
+
+  bool shared_;
   Tensor memory_;
   CachedVector<T*> free_;
   std::mutex mutex_;
@@ -244,13 +261,17 @@ class RowFetch {
                         size * static_cast<std::int64_t>(sizeof(T)), rows};
   }
   void some() {
-    constexpr std::int64_t line = 64, lines = 48;
-    for (std::int64_t n = lines; n > 0 && count_ > 0;) {
+    constexpr std::int64_t line = 64, most = 48;
+    for (std::int64_t lines = most; lines > 0 && count_ > 0;) {
       Rows& rows = all_[count_ - 1];
-      for (std::int64_t i = 0; i < rows.bytes; i += line, --n)
-        __builtin_prefetch(rows.next + i, 0, 2);
-      rows.next += rows.step;
-      if (--rows.left == 0) --count_;
+      const std::int64_t lines_a_row = (rows.bytes + line - 1) / line, step = rows.step,
+                         count = std::min(rows.left, (lines + lines_a_row - 1) / lines_a_row);
+      const std::byte* row = rows.next;
+      for (std::int64_t i = 0; i < count; ++i, row += step)
+        for (std::int64_t j = 0; j < lines_a_row; ++j) __builtin_prefetch(row + j * line, 0, 2);
+      lines -= count * lines_a_row;
+      rows.next = row;
+      if ((rows.left -= count) == 0) --count_;
     }
   }
 

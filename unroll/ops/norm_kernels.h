@@ -28,41 +28,78 @@ struct NormAddend {
   T* sum = nullptr;
 };
 
+/// One row of norm(): its mean, or 0, and 1 / deviation.
+template <class T>
+struct RowMoments {
+  T mean, rstd;
+};
+
+/// y = (x - mean) rstd weight + bias of a row. weight and bias may be null.
+template <class T>
+UNROLL_FLATTEN RowMoments<T> norm_row(const NormShape& s, double eps, const T* x, const T* weight,
+                                      const T* bias, T* y) {
+  using L = simd::Lanes<T>;
+  const auto n = static_cast<double>(s.width);
+  const auto sum = [&] { return simd::sum_of<T>(s.width, [x](const auto& at) { return at(x); }); };
+  const T mean = s.centred ? static_cast<T>(sum() / n) : T(0);
+  const L m(mean);
+  const double squares = simd::sum_of<T>(s.width, [&](const auto& at) {
+    const L d = at(x) - m;
+    return d * d;
+  });
+  const T rstd = static_cast<T>(1 / std::sqrt(squares / n + eps));
+  const L r(rstd);
+  simd::for_lanes<T>(s.width, [&](const auto& at) {
+    L value = (at(x) - m) * r;
+    if (weight != nullptr) value = value * at(weight);
+    if (bias != nullptr) value = value + at(bias);
+    at.store(y, value);
+  });
+  return {mean, rstd};
+}
+
 /// y = (x - mean) rstd weight + bias; mean [rows], rstd [rows] are results too. weight and bias
 /// may be null. With an addend x + added takes the place of x, within one pass over memory.
 template <class T>
 void norm(const NormShape& s, double eps, const T* x, const NormAddend<T>& addend, const T* weight,
           const T* bias, T* y, T* mean, T* rstd) {
-  using L = simd::Lanes<T>;
-  const auto n = static_cast<double>(s.width);
   s.over_rows([&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t row = begin; row < end; ++row) {
       const T* from = x + row * s.width;
-      T* to = y + row * s.width;
       if (addend.added != nullptr) {
         const T* const other = addend.added + row * s.width;
         T* const sum = addend.sum + row * s.width;
         simd::for_lanes<T>(s.width, [&](const auto& at) { at.store(sum, at(from) + at(other)); });
         from = sum;
       }
-      mean[row] =
-          s.centred ? static_cast<T>(
-                          simd::sum_of<T>(s.width, [from](const auto& at) { return at(from); }) / n)
-                    : T(0);
-      const L m(mean[row]);
-      const double squares = simd::sum_of<T>(s.width, [&](const auto& at) {
-        const L d = at(from) - m;
-        return d * d;
-      });
-      rstd[row] = static_cast<T>(1 / std::sqrt(squares / n + eps));
-      const L r(rstd[row]);
-      simd::for_lanes<T>(s.width, [&](const auto& at) {
-        L value = (at(from) - m) * r;
-        if (weight != nullptr) value = value * at(weight);
-        if (bias != nullptr) value = value + at(bias);
-        at.store(to, value);
-      });
+      const RowMoments<T> moments = norm_row(s, eps, from, weight, bias, y + row * s.width);
+      mean[row] = moments.mean;
+      rstd[row] = moments.rstd;
     }
+  });
+}
+
+/// One row of norm_backward().
+template <class T>
+UNROLL_FLATTEN void norm_backward_row(const NormShape& s, const T* x, const T* weight,
+                                      const RowMoments<T>& moments, const T* g, const T* direct,
+                                      T* dx) {
+  using L = simd::Lanes<T>;
+  const auto n = static_cast<double>(s.width);
+  const L m(moments.mean), r(moments.rstd);
+  const auto weighted = [&](const auto& at) {
+    return weight == nullptr ? at(g) : at(g) * at(weight);
+  };
+  const auto sums = simd::sum_lanes<T, 2>(s.width, [&](const auto& at) {
+    const L a = weighted(at);
+    return std::array{a, L(a * ((at(x) - m) * r))};
+  });
+  const L mean_a(s.centred ? sums[0] / n : 0.0), mean_az(sums[1] / n);
+  simd::for_lanes<T>(s.width, [&](const auto& at) {
+    const L z = (at(x) - m) * r;
+    L d = r * (weighted(at) - mean_a - z * mean_az);
+    if (direct != nullptr) d = d + at(direct);
+    at.store(dx, d);
   });
 }
 
@@ -71,28 +108,11 @@ void norm(const NormShape& s, double eps, const T* x, const NormAddend<T>& adden
 template <class T>
 void norm_backward(const NormShape& s, const T* x, const T* weight, const T* mean, const T* rstd,
                    const T* g, const T* direct, T* dx) {
-  using L = simd::Lanes<T>;
-  const auto n = static_cast<double>(s.width);
   s.over_rows([&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t row = begin; row < end; ++row) {
-      const T *from = x + row * s.width, *grad = g + row * s.width;
-      T* to = dx + row * s.width;
-      const L m(mean[row]), r(rstd[row]);
-      const auto weighted = [&](const auto& at) {
-        return weight == nullptr ? at(grad) : at(grad) * at(weight);
-      };
-      const auto sums = simd::sum_lanes<T, 2>(s.width, [&](const auto& at) {
-        const L a = weighted(at);
-        return std::array{a, L(a * ((at(from) - m) * r))};
-      });
-      const L mean_a(s.centred ? sums[0] / n : 0.0), mean_az(sums[1] / n);
-      const T* const past = direct == nullptr ? nullptr : direct + row * s.width;
-      simd::for_lanes<T>(s.width, [&](const auto& at) {
-        const L z = (at(from) - m) * r;
-        L d = r * (weighted(at) - mean_a - z * mean_az);
-        if (past != nullptr) d = d + at(past);
-        at.store(to, d);
-      });
+      const std::int64_t at = row * s.width;
+      norm_backward_row(s, x + at, weight, {mean[row], rstd[row]}, g + at,
+                        direct == nullptr ? nullptr : direct + at, dx + at);
     }
   });
 }

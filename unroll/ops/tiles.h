@@ -135,50 +135,88 @@ simd::Lanes<T> power_of_two(simd::Lanes<T> x) {
   return where<T>(x < L(wide ? -1021 : -125), L(0), result);
 }
 
-/// to[j * to_step + i] = f(from[i * from_step + j]) for `rows` i and `columns` j. f(at, x) takes a
-/// vector x of columns, or one; at(p) reads p at these columns.
+/// Turns a square of as many vectors as a vector has lanes, in registers.
+template <class T, std::size_t N = simd::Lanes<T>::count>
+void turn_square(simd::hn::Vec<simd::Tag<T>> (&x)[N]) {
+  namespace hn = simd::hn;
+  const simd::Tag<T> d;
+  // Squares of 4 x 4 within each 128 bits, by interleaving twice,
+  const hn::Repartition<double, simd::Tag<T>> pairs;
+  for (std::size_t i = 0; i < N; i += 4) {
+    const auto low = [&](auto a, auto b) {
+      return hn::BitCast(pairs, hn::InterleaveLower(d, a, b));
+    };
+    const auto high = [&](auto a, auto b) {
+      return hn::BitCast(pairs, hn::InterleaveUpper(d, a, b));
+    };
+    const auto a = low(x[i], x[i + 1]), b = low(x[i + 2], x[i + 3]), e = high(x[i], x[i + 1]),
+               g = high(x[i + 2], x[i + 3]);
+    x[i] = hn::BitCast(d, hn::InterleaveLower(pairs, a, b));
+    x[i + 1] = hn::BitCast(d, hn::InterleaveUpper(pairs, a, b));
+    x[i + 2] = hn::BitCast(d, hn::InterleaveLower(pairs, e, g));
+    x[i + 3] = hn::BitCast(d, hn::InterleaveUpper(pairs, e, g));
+  }
+  // then these as wholes: odd and even ones of vectors four apart, then halves of vectors eight
+  // apart.
+  if constexpr (N == 8) {
+    for (std::size_t i = 0; i < 4; ++i) {
+      const auto a = x[i], b = x[i + 4];
+      x[i] = hn::ConcatLowerLower(d, b, a);
+      x[i + 4] = hn::ConcatUpperUpper(d, b, a);
+    }
+  }
+  if constexpr (N == 16) {
+    for (std::size_t i = 0; i < 4; ++i) {
+      for (std::size_t j = i; j < 16; j += 8) {
+        const auto a = x[j], b = x[j + 4];
+        x[j] = hn::OddEvenBlocks(hn::SwapAdjacentBlocks(b), a);
+        x[j + 4] = hn::OddEvenBlocks(b, hn::SwapAdjacentBlocks(a));
+      }
+      for (std::size_t j = i; j < 8; j += 4) {
+        const auto a = x[j], b = x[j + 8];
+        x[j] = hn::ConcatLowerLower(d, b, a);
+        x[j + 8] = hn::ConcatUpperUpper(d, b, a);
+      }
+    }
+  }
+}
+
+/// to[j * to_step + i] = f(at, from[i * from_step + j]) for `rows` i and `columns` j. f takes a
+/// vector of columns, or some of them; at(p) reads p there.
 template <class T, class F>
 void turn(std::int64_t rows, std::int64_t columns, const T* from, std::int64_t from_step, T* to,
           std::int64_t to_step, const F& f) {
-  namespace hn = simd::hn;
-  constexpr std::int64_t lanes = simd::Lanes<T>::count;
-  const auto one = [&](std::int64_t i, std::int64_t j) {
-    const simd::Rest<T> at{j, 1};
-    to[j * to_step + i] = hn::GetLane(f(at, at(from + i * from_step)).v);
-  };
-  std::int64_t row = 0;
-  if constexpr (sizeof(T) == 4 && lanes >= 4) {
-    // Four rows at a time: within each 128 bits, a 4 x 4 square is turned by interleaving.
-    const simd::Tag<T> d;
-    const hn::Repartition<double, simd::Tag<T>> pairs;
-    for (; row + 4 <= rows; row += 4) {
-      const T* p = from + row * from_step;
-      T* q = to + row;
-      std::int64_t column = 0;
-      for (; column + lanes <= columns; column += lanes) {
-        const auto load = [&](std::int64_t r) {
-          return f(simd::Whole<T>{column}, simd::Lanes<T>::load(p + r * from_step + column)).v;
-        };
-        const auto a = load(0), b = load(1), e = load(2), g = load(3);
-        const auto low = hn::BitCast(pairs, hn::InterleaveLower(d, a, b)),
-                   low2 = hn::BitCast(pairs, hn::InterleaveLower(d, e, g)),
-                   high = hn::BitCast(pairs, hn::InterleaveUpper(d, a, b)),
-                   high2 = hn::BitCast(pairs, hn::InterleaveUpper(d, e, g));
-        alignas(64) T turned[4][lanes];
-        hn::Store(hn::BitCast(d, hn::InterleaveLower(pairs, low, low2)), d, turned[0]);
-        hn::Store(hn::BitCast(d, hn::InterleaveUpper(pairs, low, low2)), d, turned[1]);
-        hn::Store(hn::BitCast(d, hn::InterleaveLower(pairs, high, high2)), d, turned[2]);
-        hn::Store(hn::BitCast(d, hn::InterleaveUpper(pairs, high, high2)), d, turned[3]);
-        const hn::CappedTag<T, 4> four;
-        for (std::int64_t j = 0; j < lanes; ++j)
-          hn::StoreU(hn::Load(four, turned[j % 4] + j / 4 * 4), four, q + (column + j) * to_step);
+  using L = simd::Lanes<T>;
+  constexpr std::int64_t lanes = L::count;
+  if constexpr (sizeof(T) == 4 && (lanes == 4 || lanes == 8 || lanes == 16)) {
+    simd::hn::Vec<simd::Tag<T>> square[lanes];
+    for (std::int64_t row = 0; row < rows; row += lanes)
+      for (std::int64_t column = 0; column < columns; column += lanes) {
+        const T* const p = from + row * from_step;
+        T* const q = to + column * to_step + row;
+        const std::int64_t tall = std::min(lanes, rows - row),
+                           wide = std::min(lanes, columns - column);
+        if (tall == lanes && wide == lanes) {
+          const simd::Whole<T> at{column};
+          for (std::int64_t i = 0; i < lanes; ++i) square[i] = f(at, at(p + i * from_step)).v;
+          turn_square<T>(square);
+          for (std::int64_t j = 0; j < lanes; ++j) L(square[j]).store(q + j * to_step);
+        } else {
+          const simd::Rest<T> at{column, static_cast<std::size_t>(wide)};
+          for (std::int64_t i = 0; i < lanes; ++i)
+            square[i] = i < tall ? f(at, at(p + i * from_step)).v : L().v;
+          turn_square<T>(square);
+          for (std::int64_t j = 0; j < wide; ++j)
+            L(square[j]).store_first(q + j * to_step, static_cast<std::size_t>(tall));
+        }
       }
-      for (; column < columns; ++column)
-        for (std::int64_t r = 0; r < 4; ++r) one(row + r, column);
-    }
+  } else {
+    for (std::int64_t i = 0; i < rows; ++i)
+      for (std::int64_t j = 0; j < columns; ++j) {
+        const simd::Rest<T> at{j, 1};
+        to[j * to_step + i] = simd::hn::GetLane(f(at, at(from + i * from_step)).v);
+      }
   }
-  for (; row < rows; ++row)
-    for (std::int64_t column = 0; column < columns; ++column) one(row, column);
 }
 
 }  // namespace unroll::detail

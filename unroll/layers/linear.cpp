@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 #include <unroll/layers/linear.h>
+#include <unroll/ops/activated_linear.h>
 #include <unroll/ops/matmul.h>
 
 #include <cmath>
@@ -20,6 +21,10 @@ Linear::Linear(const LinearOptions& options, GeneratorRef generator) {
 
 Tensor Linear::operator()(const Tensor& x, Where where) const {
   return linear(x, weight, bias.defined() ? Tensor(bias) : Tensor(), where);
+}
+
+Tensor Linear::of_activated(Activation f, const Tensor& x, Where where) const {
+  return activated_linear(f, x, weight, bias.defined() ? Tensor(bias) : Tensor(), where);
 }
 
 std::string Linear::describe() const {

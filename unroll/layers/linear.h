@@ -1,6 +1,7 @@
 #pragma once
 
 #include <unroll/layers/module.h>
+#include <unroll/ops/activation.h>
 
 namespace unroll {
 
@@ -21,6 +22,8 @@ class Linear : public Module {
 
   /// x [..., in] -> [..., out]. Throws ShapeError for another last axis.
   Tensor operator()(const Tensor& x, Where where = Where::current()) const;
+  /// Of activate(f, x): see activated_linear().
+  Tensor of_activated(Activation f, const Tensor& x, Where where = Where::current()) const;
   std::string describe() const override;
 };
 

@@ -178,7 +178,8 @@ Tensor MinimalBlock::drop(const Tensor& x) const {
 // What is done with the units' outputs, row by row.
 Tensor MinimalBlock::rest(const Tensor& x, const Tensor& recurrent, Where where) const {
   const Tensor mixed = x + drop(out_proj(recurrent, where));
-  return mixed + drop(linear2(gelu(linear1(norm2(mixed, where), where), where), where));
+  const Tensor wide = linear1(norm2(mixed, where), where);
+  return mixed + drop(linear2.of_activated(Activation::gelu, wide, where));
 }
 
 Output MinimalBlock::operator()(const Tensor& x, const State& state) const {

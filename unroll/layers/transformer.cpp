@@ -92,22 +92,26 @@ void TransformerLayer::attend(ResidualStream& stream, const TransformerCall& cal
 
 void TransformerLayer::feed_forward(ResidualStream& stream, LayerNorm& norm, Dropout& last,
                                     Where where) {
-  const auto inner = [&](const Tensor& x) {
+  const auto narrow = [&](Activation f, const Tensor& wide) {
+    if (dropout_.p() == 0 || !dropout_.training()) return linear2.of_activated(f, wide, where);
+    return linear2(dropout_(activate(f, wide, where)), where);
+  };
+  const auto network = [&](const Tensor& x) {
     const Tensor wide = linear1(x, where);
     switch (options_.activation) {
       case FeedForward::relu:
-        return relu(wide);
+        return narrow(Activation::relu, wide);
       case FeedForward::gelu:
-        return gelu(wide);
+        return narrow(Activation::gelu, wide);
       case FeedForward::swiglu:
         break;
     }
-    return pointwise(
+    const Tensor gated = pointwise(
         "swiglu", [](auto a, auto b) { return silu(a) * b; }, wide, (*linear3)(x, where));
+    return linear2(dropout_(gated), where);
   };
   residual(
-      stream, norm, [&](const Tensor& x) { return last(linear2(dropout_(inner(x)), where)); },
-      where);
+      stream, norm, [&](const Tensor& x) { return last(network(x)); }, where);
 }
 
 State TransformerEncoderLayer::run(ResidualStream& x, const TransformerCall& call, Where where) {

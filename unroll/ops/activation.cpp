@@ -1,5 +1,6 @@
 // Functions of one tensor.
 #include <fmt/format.h>
+#include <unroll/ops/activation.h>
 #include <unroll/ops/arithmetic.h>
 #include <unroll/ops/pointwise.h>
 #include <unroll/ops/samples.h>
@@ -49,7 +50,50 @@ struct ExpFn {
   auto operator()(auto x) const { return exp(x); }
 };
 
+struct ReluFn {
+  auto operator()(auto x) const { return relu(x); }
+};
+
+struct GeluFn {
+  auto operator()(auto x) const { return gelu(x); }
+};
+
+// f and its gradient on f32 in memory, as f's op computes them.
+template <class F>
+detail::ActivationKernels kernels_of() {
+  using Grad = detail::PointwiseGrad<F, 1, 1>;
+  return {[](const float* x, float* y, std::int64_t n) {
+            PointwiseOp<F, 1, 1>::template run_elements<float>(F{}, {x}, {y}, n);
+          },
+          [](const float* x, const float* dy, float* dx, std::int64_t n) {
+            PointwiseOp<Grad, 2, 1, 1>::template run_elements<float>(Grad{}, {x, dy}, {dx}, n);
+          }};
+}
+
+// A function of the activation's record.
+template <class Use>
+auto with_activation(Activation f, const Use& use) {
+  return f == Activation::relu ? use("relu", ReluFn{}) : use("gelu", GeluFn{});
+}
+
 }  // namespace
+
+namespace detail {
+ActivationKernels activation_kernels(Activation f) {
+  return with_activation(f, [](const char*, auto fn) { return kernels_of<decltype(fn)>(); });
+}
+}  // namespace detail
+
+Tensor activate(Activation f, const Tensor& x, Where where) {
+  return with_activation(
+      f, [&](const char* name, auto fn) { return pointwise(PointwiseName(name, where), fn, x); });
+}
+Tensor activate_backward(Activation f, const Tensor& x, const Tensor& dy, Where where) {
+  return with_activation(f, [&](const char* name, auto fn) {
+    const detail::PointwiseGrad<decltype(fn), 1, 1> gradient{fn};
+    return pointwise(PointwiseName(name, where), gradient, x, dy)[0];
+  });
+}
 
 Tensor exp(const Tensor& x, Where where) {
   return pointwise(PointwiseName("exp", where), ExpFn{}, x);
@@ -92,14 +136,8 @@ Tensor tanh(const Tensor& x, Where where) {
 Tensor sigmoid(const Tensor& x, Where where) {
   return pointwise(PointwiseName("sigmoid", where), SigmoidFn{}, x);
 }
-Tensor relu(const Tensor& x, Where where) {
-  return pointwise(
-      PointwiseName("relu", where), [](auto v) { return relu(v); }, x);
-}
-Tensor gelu(const Tensor& x, Where where) {
-  return pointwise(
-      PointwiseName("gelu", where), [](auto v) { return gelu(v); }, x);
-}
+Tensor relu(const Tensor& x, Where where) { return activate(Activation::relu, x, where); }
+Tensor gelu(const Tensor& x, Where where) { return activate(Activation::gelu, x, where); }
 Tensor silu(const Tensor& x, Where where) {
   return pointwise(
       PointwiseName("silu", where), [](auto v) { return silu(v); }, x);

@@ -127,6 +127,17 @@ void run_on_tiles(const Gemm& g, std::int64_t count, std::int64_t step, std::siz
   });
 }
 
+void run_amx(const Gemm& g, const GemmFunctions& f, const float* a, const float* b,
+             const float* bias, float* c) {
+  const bool columns = cuts_columns(g);
+  run_on_tiles(g, side_to_cut(g), step_on_tiles(g), detail::amx_workspace(g, f),
+               [&](detail::Span part, std::byte* work) {
+                 const detail::Span all{0, columns ? g.m : g.n};
+                 detail::gemm_amx(g, columns ? all : part, columns ? part : all, a, b, bias, c,
+                                  work, f);
+               });
+}
+
 template <class In, class T>
 void cut_and_run(const Gemm& g, const In* a, const In* b, const T* bias, T* c) {
   if (g.m == 0 || g.n == 0 || g.batch == 0) return;
@@ -142,14 +153,7 @@ void cut_and_run(const Gemm& g, const In* a, const In* b, const T* bias, T* c) {
       return row_times_transposed(g, a, b, bias, c);
   const std::int64_t pieces = piece_count(g);
   if constexpr (std::is_same_v<In, float>)
-    if (detail::is_amx(g))
-      return run_on_tiles(g, side_to_cut(g), step_on_tiles(g), detail::amx_workspace(g),
-                          [&](detail::Span part, std::byte* work) {
-                            const bool columns = cuts_columns(g);
-                            detail::gemm_amx(g, columns ? detail::Span{0, g.m} : part,
-                                             columns ? part : detail::Span{0, g.n}, a, b, bias, c,
-                                             work);
-                          });
+    if (detail::is_amx(g)) return run_amx(g, {}, a, b, bias, c);
   if (pieces == 1) return run_piece(g, a, b, bias, c);
   if (g.batch > 1) {
     const std::int64_t step = (g.batch + pieces - 1) / pieces;
@@ -178,6 +182,18 @@ void round_and_run(const Gemm& g, const float* a, const float* b, const float* b
   const Tensor a16 = detail::rounded_to_bf16(a, elements_of_a(g)),
                b16 = detail::rounded_to_bf16(b, elements_of_b(g));
   cut_and_run(g, a16.ptr<Bf16>(), b16.ptr<Bf16>(), bias, c);
+}
+
+// Of functions of single numbers.
+template <class F>
+void over_elements(std::int64_t count, const F& f) {
+  parallel_for(count, 4096, 16.0 * static_cast<double>(count),
+               [&](std::int64_t begin, std::int64_t end) { f(begin, end - begin); });
+}
+
+// Must what is read several times be computed before? Not where it is laid out once for all.
+bool maps_beforehand(const Gemm& g, const GemmFunctions& f) {
+  return f.of_a != nullptr && !detail::reads_once(g);
 }
 
 template <class T>
@@ -326,10 +342,16 @@ void PackedGemm<T>::run_columns(const Piece& piece, const In* a, const T* bias, 
 template class PackedGemm<float>;
 template class PackedGemm<double>;
 
-std::size_t gemm_workspace(const Gemm& g, DType dtype) {
-  if (dtype == DType::f32 && detail::is_amx(g)) {
+std::size_t gemm_workspace(const Gemm& g, DType dtype, const GemmFunctions& f) {
+  if (dtype == DType::f32 && detail::is_amx(g) && !maps_beforehand(g, f)) {
     const std::int64_t step = step_on_tiles(g);
-    return detail::amx_workspace(g) * static_cast<std::size_t>((side_to_cut(g) + step - 1) / step);
+    return detail::amx_workspace(g, f) *
+           static_cast<std::size_t>((side_to_cut(g) + step - 1) / step);
+  }
+  if (f.any()) {
+    const std::int64_t mapped =
+        (f.of_a != nullptr ? g.m * g.k : 0) + (f.of_b != nullptr ? g.k * g.n : 0);
+    return gemm_workspace(g, dtype) + static_cast<std::size_t>(mapped) * sizeof(float);
   }
   const bool rounds = g.bf16 && dtype == DType::f32;
   const bool copies = g.transpose_a && g.batch == 1 && piece_count(g) > 1;
@@ -347,6 +369,26 @@ void gemm(const Gemm& g, const float* a, const float* b, const float* bias, floa
 
 void gemm(const Gemm& g, const double* a, const double* b, const double* bias, double* c) {
   cut_and_run(g, a, b, bias, c);
+}
+
+void gemm(const Gemm& g, const GemmFunctions& f, const float* a, const float* b, const float* bias,
+          float* c) {
+  const bool empty = g.m == 0 || g.n == 0 || g.k == 0;
+  if (!empty && detail::is_amx(g) && !maps_beforehand(g, f)) return run_amx(g, f, a, b, bias, c);
+  Tensor mapped_a, mapped_b;
+  const auto map = [](GemmFunctions::Map function, std::int64_t count, const float*& x, Tensor& y) {
+    if (function == nullptr) return;
+    y = Tensor::empty({count}, DType::f32);
+    float* const to = y.mutable_ptr<float>();
+    over_elements(count, [&](std::int64_t i, std::int64_t n) { function(x + i, to + i, n); });
+    x = to;
+  };
+  map(f.of_a, g.m * g.k, a, mapped_a);
+  map(f.of_b, g.k * g.n, b, mapped_b);
+  gemm(g, a, b, bias, c);
+  if (f.of_c != nullptr)
+    over_elements(g.m * g.n,
+                  [&](std::int64_t i, std::int64_t n) { f.of_c(f.gate + i, c + i, c + i, n); });
 }
 
 }  // namespace unroll

@@ -25,14 +25,30 @@ struct Gemm {
   friend bool operator==(const Gemm&, const Gemm&) = default;
 };
 
+/// Functions of single numbers, applied where a product reads and writes them anyway: what they
+/// give is never in memory as a whole. (On matrix tiles; elsewhere it is, for the time of the
+/// call.)
+struct GemmFunctions {
+  using Map = void (*)(const float* x, float* y, std::int64_t n);
+  using Gate = void (*)(const float* x, const float* c, float* y, std::int64_t n);
+  Map of_a = nullptr;  ///< op(A) is made of f(a); A is not transposed
+  Map of_b = nullptr;  ///< likewise
+  Gate of_c = nullptr;
+  const float* gate = nullptr;  ///< [m, n]: C becomes of_c(gate, C)
+  bool any() const { return of_a != nullptr || of_b != nullptr || of_c != nullptr; }
+};
+
 /// f32 goes to the processor's matrix tiles where it has some (amx.h), else to oneDNN where it is
 /// built in; f64 to OpenBLAS. Bits do not depend on the number of threads. With `bf16` f32 needs
 /// oneDNN and a processor that has it (check_precision()).
 void gemm(const Gemm& g, const float* a, const float* b, const float* bias, float* c);
 void gemm(const Gemm& g, const double* a, const double* b, const double* bias, double* c);
+/// The same with functions. Batch 1.
+void gemm(const Gemm& g, const GemmFunctions& functions, const float* a, const float* b,
+          const float* bias, float* c);
 
 /// Bytes that gemm() allocates for itself, on all threads together.
-std::size_t gemm_workspace(const Gemm& g, DType dtype);
+std::size_t gemm_workspace(const Gemm& g, DType dtype, const GemmFunctions& functions = {});
 
 /// Products that share one right operand, which is laid out for the backend once: pays from the
 /// second product on. One row (m = 1) reads each element once, so that laying out costs as much as

@@ -67,21 +67,35 @@ amx::Rows right(const Gemm& g, const float* b, std::int64_t column, std::int64_t
                        : amx::Rows::across(b + k * ldb + column, ldb);
 }
 
+// f of rows begin..end of x, `width` numbers each, one behind the other.
+void map_rows(GemmFunctions::Map f, const float* x, std::int64_t step, std::int64_t rows,
+              std::int64_t width, float* y) {
+  for (std::int64_t i = 0; i < rows; ++i, x += step, y += width) {
+    for (std::int64_t j = 0; j < width; j += 16) __builtin_prefetch(x + step + j);
+    f(x, y, width);
+  }
+}
+
 // What some columns of B, laid out for the slice at k, add to some rows of C.
 struct Slice {
   Span rows, columns;
   std::int64_t k = 0, depth = 0;
   bool has_left = false;  ///< the rows of A, which go into the panels together, are there already
 };
-void multiply_slice(const Gemm& g, const Slice& slice, const float* a, const std::byte* b,
-                    const float* bias, float* c, std::byte* left_panels) {
-  const std::int64_t most = blocking(g).rows;
+void multiply_slice(const Gemm& g, const GemmFunctions& f, const Slice& slice, const float* a,
+                    const std::byte* b, const float* bias, float* c, std::byte* left_panels,
+                    float* mapped) {
+  const std::int64_t most = blocking(g).rows, columns = slice.columns.end - slice.columns.begin;
   for (std::int64_t i = slice.rows.begin; i < slice.rows.end; i += most) {
     const std::int64_t rows = std::min(most, slice.rows.end - i);
-    if (!slice.has_left)
-      amx::pack_left(left(g, a, i, slice.k), rows, slice.depth, parts(g), left_panels);
+    amx::Rows from = left(g, a, i, slice.k);
+    if (f.of_a != nullptr && !slice.has_left) {
+      map_rows(f.of_a, from.data, from.row, rows, slice.depth, mapped);
+      from = amx::Rows::along(mapped, slice.depth);
+    }
+    if (!slice.has_left) amx::pack_left(from, rows, slice.depth, parts(g), left_panels);
     amx::multiply({.rows = rows,
-                   .columns = slice.columns.end - slice.columns.begin,
+                   .columns = columns,
                    .depth = slice.depth,
                    .parts = parts(g),
                    .a = left_panels,
@@ -90,6 +104,12 @@ void multiply_slice(const Gemm& g, const Slice& slice, const float* a, const std
                    .add = g.accumulate || slice.k > 0,
                    .c = c + i * g.n + slice.columns.begin,
                    .c_step = g.n});
+    if (f.of_c == nullptr || slice.k + slice.depth < g.k) continue;
+    for (std::int64_t row = i; row < i + rows; ++row) {
+      const std::int64_t at = row * g.n + slice.columns.begin;
+      for (std::int64_t j = 0; j < columns; j += 16) __builtin_prefetch(f.gate + at + g.n + j);
+      f.of_c(f.gate + at, c + at, c + at, columns);
+    }
   }
 }
 
@@ -107,24 +127,36 @@ bool is_amx(const Gemm& g) {
   return on_tiles + laid_out * (g.m + (few ? 0 : g.n)) < 2 * g.m * g.n && amx::available();
 }
 
-std::size_t amx_workspace(const Gemm& g) {
+bool reads_once(const Gemm& g) { return g.n <= blocking(g).columns; }
+
+std::size_t amx_workspace(const Gemm& g, const GemmFunctions& functions) {
   const Blocking most = blocking(g);
-  return most.left() + most.right();
+  const std::int64_t mapped = std::max(functions.of_a != nullptr ? most.rows : 0,
+                                       functions.of_b != nullptr ? most.columns : 0);
+  return most.left() + most.right() +
+         static_cast<std::size_t>(mapped * most.depth) * sizeof(float) / 64 * 64 + 64;
 }
 
 std::size_t amx_packed_workspace(const Gemm& g) { return blocking(g).left(); }
 
 void gemm_amx(const Gemm& g, Span rows, Span columns, const float* a, const float* b,
-              const float* bias, float* c, std::byte* work) {
+              const float* bias, float* c, std::byte* work, const GemmFunctions& f) {
   const Blocking most = blocking(g);
   std::byte* const packed = work + most.left();
+  auto* const mapped = reinterpret_cast<float*>(packed + most.right());
   const amx::Tiles tiles;
   const bool few = rows.end - rows.begin <= most.rows;
   over_slices(g, [&](std::int64_t k, std::int64_t depth) {
     for (std::int64_t j = columns.begin; j < columns.end; j += most.columns) {
       const Span some{j, std::min(columns.end, j + most.columns)};
-      amx::pack_right(right(g, b, j, k), some.end - j, depth, parts(g), packed);
-      multiply_slice(g, {rows, some, k, depth, few && j > columns.begin}, a, packed, bias, c, work);
+      amx::Rows from = right(g, b, j, k);
+      if (f.of_b != nullptr) {
+        map_rows(f.of_b, from.data, from.depth_step, depth, some.end - j, mapped);
+        from = amx::Rows::across(mapped, some.end - j);
+      }
+      amx::pack_right(from, some.end - j, depth, parts(g), packed);
+      multiply_slice(g, f, {rows, some, k, depth, few && j > columns.begin}, a, packed, bias, c,
+                     work, mapped);
     }
   });
 }
@@ -150,7 +182,7 @@ void gemm_amx_packed(const Gemm& g, Span columns, const float* a, const std::byt
   over_slices(g, [&](std::int64_t k, std::int64_t depth) {
     const std::byte* const b = packed + static_cast<std::size_t>(columns.begin / panel_side) *
                                             panel_bytes(depth, parts(g));
-    multiply_slice(g, {{0, g.m}, columns, k, depth, false}, a, b, bias, c, work);
+    multiply_slice(g, {}, {{0, g.m}, columns, k, depth, false}, a, b, bias, c, work, nullptr);
     packed += static_cast<std::size_t>(panels(g.n)) * panel_bytes(depth, parts(g));
   });
 }

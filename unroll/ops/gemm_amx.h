@@ -17,8 +17,10 @@ struct Span {
 /// Those of C's rows and columns, which begin at a multiple of 32, on the calling thread alone.
 /// `work`, at a multiple of 64, has amx_workspace() bytes.
 void gemm_amx(const Gemm& g, Span rows, Span columns, const float* a, const float* b,
-              const float* bias, float* c, std::byte* work);
-std::size_t amx_workspace(const Gemm& g);
+              const float* bias, float* c, std::byte* work, const GemmFunctions& functions = {});
+std::size_t amx_workspace(const Gemm& g, const GemmFunctions& functions = {});
+/// Is each number of A laid out once? Else a function of it is computed again and again.
+bool reads_once(const Gemm& g);
 
 /// B in panels: to be used as often as one likes.
 std::size_t amx_packed_bytes(const Gemm& g);

@@ -262,6 +262,19 @@ class PointwiseOp final : public OpRecord<PointwiseOp<F, NI, NO, Order>> {
     }
   }
 
+  /// So many elements of tensors of one shape, as every call computes them: compiled a second time,
+  /// sums could be rounded in another way.
+  template <class T>
+  static void run_elements(const F& f, const std::array<const T*, NI>& from,
+                           const std::array<T*, NO>& into, std::int64_t count) {
+    static constexpr auto all_step = [] {
+      std::array<bool, detail::PointwiseLoop::max_slots> steps{};
+      steps.fill(true);
+      return steps;
+    }();
+    run_row<simd::Lanes<T>>(f, from, into, all_step, count);
+  }
+
  private:
   static constexpr std::int64_t piece = 4096;  // elements that one thread computes at a time
 
@@ -318,15 +331,9 @@ class PointwiseOp final : public OpRecord<PointwiseOp<F, NI, NO, Order>> {
     });
   }
 
-  // A piece of whole tensors: no loops to lay out. By way of run_row() as all others: compiled a
-  // second time, sums could be rounded in another way.
+  // A piece of whole tensors: no loops to lay out.
   template <class T>
   void compute_piece(Args in, std::span<Tensor> out, std::int64_t count) const {
-    static constexpr auto all_step = [] {
-      std::array<bool, detail::PointwiseLoop::max_slots> steps{};
-      steps.fill(true);
-      return steps;
-    }();
     std::array<const T*, NI> from;
     std::array<T*, NO> into;
     for (int i = 0; i < NI; ++i) from[i] = in[i].template ptr<T>();
@@ -339,7 +346,7 @@ class PointwiseOp final : public OpRecord<PointwiseOp<F, NI, NO, Order>> {
         into[o] = out[o].template mutable_ptr<T>();
       }
     }
-    run_row<simd::Lanes<T>>(f_, from, into, all_step, count);
+    run_elements<T>(f_, from, into, count);
   }
 
   template <class T>

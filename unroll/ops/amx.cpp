@@ -50,27 +50,56 @@ inline void store_block(const Block& p, std::int64_t tile_1, std::int64_t tile_2
   _tile_stored(3, p.c + tile_1 + tile_2, step);
 }
 
-// Memory answers while tiles multiply, if it is asked for few rows at a time: many would stand in
-// the way of the panels.
+// Memory answers while tiles multiply, if it is asked for few lines at a time, behind each product:
+// many would stand in the way of the panels.
 class Fetch {
  public:
-  // Rows of p.next, in so many goes.
-  Fetch(const Block& p, std::int64_t goes)
-      : row_(p.next), step_(p.c_step), rows_((panel_side + goes - 1) / goes) {}
+  // What is wanted soon, in so many goes.
+  Fetch(const Soon (&soon)[2], std::int64_t goes) {
+    std::int64_t lines = 0;
+    for (const Soon& s : soon) {
+      lines += s.rows * ((s.width + side - 1) / side);
+      if (s.rows > 0 && s.width > 0) soon_[count_++] = s;
+    }
+    lines_ = count_ > 0 ? (lines + goes - 1) / goes : 0;
+  }
+  // Rows of C's next block likewise.
+  void block(const Block& p, std::int64_t goes) {
+    row_ = p.next;
+    step_ = p.c_step;
+    rows_ = (panel_side + goes - 1) / goes;
+    left_ = panel_side;
+  }
   void some() {
     for (std::int64_t n = rows_ < left_ ? rows_ : left_; n > 0; --n, --left_, row_ += step_) {
       _mm_prefetch(row_, _MM_HINT_T0);
       _mm_prefetch(row_ + side, _MM_HINT_T0);
     }
+    for (std::int64_t n = lines_; n > 0; --n) {
+      Soon& s = soon_[count_ - 1];
+      _mm_prefetch(s.first + at_, _MM_HINT_T1);
+      if ((at_ += side) < s.width) continue;
+      at_ = 0;
+      s.first += s.step;
+      if (--s.rows == 0 && --count_ == 0) {
+        lines_ = 0;
+        return;
+      }
+    }
   }
 
  private:
-  const float* row_;
-  std::int64_t step_, rows_, left_ = panel_side;
+  const float* row_ = nullptr;
+  std::int64_t step_ = 0, rows_ = 0, left_ = 0;
+  Soon soon_[2];
+  std::int64_t count_ = 0, lines_ = 0, at_ = 0;
 };
 
 template <int Parts>
-void block_32x32(const Block& p) {
+constexpr std::int64_t products = Parts == 1 ? 1 : 6;
+
+template <int Parts>
+void block_32x32(const Block& p, Fetch& fetch) {
   load_block(p, side, side * p.start_step);
   const std::uint32_t *a = p.a, *b = p.b[0];
   const auto left = [&a](int part) {
@@ -81,8 +110,7 @@ void block_32x32(const Block& p) {
     _tile_loadd(6, b + part * part_size, 64);
     _tile_loadd(7, b + part * part_size + tile_size, 64);
   };
-  constexpr int products = Parts == 1 ? 1 : 6;
-  Fetch fetch(p, p.steps * products);
+  fetch.block(p, p.steps * products<Parts>);
   const auto product = [&fetch] {
     _tile_dpbf16ps(0, 4, 6);
     _tile_dpbf16ps(1, 4, 7);
@@ -143,14 +171,14 @@ struct Extent {
 };
 
 template <int Parts>
-void run(const Block& block, const Extent& e) {
+void run(const Block& block, const Extent& e, Fetch& fetch) {
   asm volatile("" ::: "memory");  // what the tiles are about to read must have been written
-  e.tall == side ? block_16x64<Parts>(block) : block_32x32<Parts>(block);
+  e.tall == side ? block_16x64<Parts>(block) : block_32x32<Parts>(block, fetch);
 }
 
 // Where C ends before the block does: by way of memory of its own.
 template <int Parts>
-[[gnu::noinline]] void run_edge(const Block& block, const Extent& e) {
+[[gnu::noinline]] void run_edge(const Block& block, const Extent& e, Fetch& fetch) {
   alignas(64) float own[panel_side * panel_side];
   const bool starts = block.start != nullptr;
   if (starts)
@@ -166,7 +194,7 @@ template <int Parts>
               .c = own,
               .c_step = e.wide,
               .next = own},
-             e);
+             e, fetch);
   for (std::int64_t r = 0; r < e.rows; ++r)
     for (std::int64_t i = 0; i < e.columns; ++i)
       block.c[r * block.c_step + i] = own[r * e.wide + i];
@@ -174,6 +202,10 @@ template <int Parts>
 
 template <int Parts>
 void multiply(const Product& p) {
+  const std::int64_t steps = (p.depth + step_depth - 1) / step_depth,
+                     blocks = (p.rows + panel_side - 1) / panel_side *
+                              ((p.columns + panel_side - 1) / panel_side);
+  Fetch fetch(p.soon, blocks * steps * products<Parts>);
   const std::size_t bytes = panel_bytes(p.depth, Parts);
   const auto panel = [](const std::byte* b) { return reinterpret_cast<const std::uint32_t*>(b); };
   Extent e{.rows = 0,
@@ -195,13 +227,13 @@ void multiply(const Product& p) {
                                                          : p.c + p.rows * p.c_step;
       const Block block{.a = panel(a),
                         .b = {panel(b), panel(second)},
-                        .steps = (p.depth + step_depth - 1) / step_depth,
+                        .steps = steps,
                         .start = p.add ? c : (p.bias != nullptr ? p.bias + j : nullptr),
                         .start_step = p.add ? p.c_step : 0,
                         .c = c,
                         .c_step = p.c_step,
                         .next = next};
-      e.whole() ? run<Parts>(block, e) : run_edge<Parts>(block, e);
+      e.whole() ? run<Parts>(block, e, fetch) : run_edge<Parts>(block, e, fetch);
     }
   }
 }

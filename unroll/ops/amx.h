@@ -44,6 +44,12 @@ void pack_left(const Rows& a, std::int64_t rows, std::int64_t depth, int parts, 
 void pack_right(const Rows& b, std::int64_t columns, std::int64_t depth, int parts,
                 std::byte* panels);
 
+/// Rows of `width` numbers, `step` apart, that will be wanted.
+struct Soon {
+  const float* first = nullptr;
+  std::int64_t step = 0, rows = 0, width = 0;
+};
+
 /// Panels of A times panels of B, each one behind the other: rows x columns of C, whose rows lie
 /// `c_step` apart. Sums do not depend on how many rows and columns there are, nor on cuts in depth
 /// at multiples of step_depth.
@@ -56,6 +62,7 @@ struct Product {
   bool add = false;             ///< start from what C holds, whatever bias is
   float* c = nullptr;
   std::int64_t c_step = 0;
+  Soon soon[2] = {};  ///< comes from memory meanwhile
 };
 /// What is not finite gives NaN, also where f32 has an infinity, as do numbers from 3.39e38 on,
 /// which round to an infinity in bf16; sums that overflow give an infinity or NaN. Parts below

@@ -10,9 +10,10 @@ using amx::panel_bytes;
 using amx::panel_side;
 
 // The sum is made a slice of k at a time, for which columns of B are laid out, then so many rows of
-// A, again and again. Both stay in the second-level cache (two megabytes on
-// processors with tiles) until all is multiplied with all.
+// A, again and again. Both stay in the second-level cache (two megabytes on processors with tiles)
+// until all is multiplied with all.
 constexpr std::int64_t most_rows = 128, most_columns = 512, most_depth = 256;
+constexpr std::int64_t left_numbers = 24 << 10, right_numbers = most_columns * most_depth;
 
 std::int64_t panels(std::int64_t rows) { return (rows + panel_side - 1) / panel_side; }
 
@@ -39,11 +40,18 @@ Blocking blocking(const Gemm& g) {
   // used once, while they are in the cache.
   if (g.m <= panel_side) return within(panel_side, 2 * panel_side, 8 * most_depth);
   if (g.m <= 2 * panel_side) return within(2 * panel_side, 4 * panel_side, most_depth);
-  // A small C stays in the cache however often it is read and written: it wants few rows, and
-  // panels not much larger than itself.
-  if (!g.bf16 && g.m * g.n <= (1 << 18)) {
-    const std::int64_t depth = 24576 / g.n / amx::step_depth * amx::step_depth;
-    return within(most_rows / 2, most_columns, std::clamp<std::int64_t>(depth, 96, most_depth));
+  if (!g.bf16 && g.transpose_a) {
+    // Numbers that follow each other in depth are far apart: many would be in more pages than the
+    // processor knows at a time. A small C stays in the cache however often it is read and written.
+    if (g.m * g.n <= (1 << 18)) return within(most_rows, most_columns, 96);
+  } else if (!g.bf16) {
+    // As deep as the cache allows: C is then read and written less often.
+    const auto whole = [](std::int64_t numbers, std::int64_t by) {
+      return numbers / by / panel_side * panel_side;
+    };
+    const std::int64_t depth = std::min(g.k, whole(right_numbers, std::min(g.n, most_columns)));
+    return within(std::clamp(whole(left_numbers, depth), panel_side, most_rows), most_columns,
+                  depth);
   }
   // One part of three is a third of the bytes.
   return within(most_rows, most_columns, g.bf16 ? 2 * most_depth : most_depth);
@@ -67,6 +75,12 @@ amx::Rows right(const Gemm& g, const float* b, std::int64_t column, std::int64_t
                        : amx::Rows::across(b + k * ldb + column, ldb);
 }
 
+// Rows as they lie in memory, so many of them and so deep.
+amx::Soon soon(const amx::Rows& x, std::int64_t rows, std::int64_t depth) {
+  if (x.depth_step == 1) return {x.data, x.row, rows, depth};
+  return {x.data, x.depth_step, depth, rows};
+}
+
 // f of rows begin..end of x, `width` numbers each, one behind the other.
 void map_rows(GemmFunctions::Map f, const float* x, std::int64_t step, std::int64_t rows,
               std::int64_t width, float* y) {
@@ -81,6 +95,7 @@ struct Slice {
   Span rows, columns;
   std::int64_t k = 0, depth = 0;
   bool has_left = false;  ///< the rows of A, which go into the panels together, are there already
+  amx::Soon next_left, next_right;  ///< behind it
 };
 void multiply_slice(const Gemm& g, const GemmFunctions& f, const Slice& slice, const float* a,
                     const std::byte* b, const float* bias, float* c, std::byte* left_panels,
@@ -94,6 +109,10 @@ void multiply_slice(const Gemm& g, const GemmFunctions& f, const Slice& slice, c
       from = amx::Rows::along(mapped, slice.depth);
     }
     if (!slice.has_left) amx::pack_left(from, rows, slice.depth, parts(g), left_panels);
+    const std::int64_t behind = i + rows, more = std::min(most, slice.rows.end - behind);
+    const bool last = more == 0;
+    const amx::Soon ahead =
+        last ? slice.next_left : soon(left(g, a, behind, slice.k), more, slice.depth);
     amx::multiply({.rows = rows,
                    .columns = columns,
                    .depth = slice.depth,
@@ -103,7 +122,8 @@ void multiply_slice(const Gemm& g, const GemmFunctions& f, const Slice& slice, c
                    .bias = g.bias ? bias + slice.columns.begin : nullptr,
                    .add = g.accumulate || slice.k > 0,
                    .c = c + i * g.n + slice.columns.begin,
-                   .c_step = g.n});
+                   .c_step = g.n,
+                   .soon = {ahead, last ? slice.next_right : amx::Soon()}});
     if (f.of_c == nullptr || slice.k + slice.depth < g.k) continue;
     for (std::int64_t row = i; row < i + rows; ++row) {
       const std::int64_t at = row * g.n + slice.columns.begin;
@@ -146,17 +166,32 @@ void gemm_amx(const Gemm& g, Span rows, Span columns, const float* a, const floa
   auto* const mapped = reinterpret_cast<float*>(packed + most.right());
   const amx::Tiles tiles;
   const bool few = rows.end - rows.begin <= most.rows;
+  const auto soon_left = [&](std::int64_t k) {
+    return soon(left(g, a, rows.begin, k), std::min(most.rows, rows.end - rows.begin),
+                std::min(most.depth, g.k - k));
+  };
+  const auto soon_right = [&](std::int64_t j, std::int64_t k) {
+    return soon(right(g, b, j, k), std::min(most.columns, columns.end - j),
+                std::min(most.depth, g.k - k));
+  };
   over_slices(g, [&](std::int64_t k, std::int64_t depth) {
     for (std::int64_t j = columns.begin; j < columns.end; j += most.columns) {
       const Span some{j, std::min(columns.end, j + most.columns)};
+      Slice slice{rows, some, k, depth, few && j > columns.begin, {}, {}};
+      if (some.end < columns.end) {
+        slice.next_right = soon_right(some.end, k);
+        if (!few) slice.next_left = soon_left(k);
+      } else if (k + depth < g.k) {
+        slice.next_right = soon_right(columns.begin, k + depth);
+        slice.next_left = soon_left(k + depth);
+      }
       amx::Rows from = right(g, b, j, k);
       if (f.of_b != nullptr) {
         map_rows(f.of_b, from.data, from.depth_step, depth, some.end - j, mapped);
         from = amx::Rows::across(mapped, some.end - j);
       }
       amx::pack_right(from, some.end - j, depth, parts(g), packed);
-      multiply_slice(g, f, {rows, some, k, depth, few && j > columns.begin}, a, packed, bias, c,
-                     work, mapped);
+      multiply_slice(g, f, slice, a, packed, bias, c, work, mapped);
     }
   });
 }
@@ -182,7 +217,11 @@ void gemm_amx_packed(const Gemm& g, Span columns, const float* a, const std::byt
   over_slices(g, [&](std::int64_t k, std::int64_t depth) {
     const std::byte* const b = packed + static_cast<std::size_t>(columns.begin / panel_side) *
                                             panel_bytes(depth, parts(g));
-    multiply_slice(g, {}, {{0, g.m}, columns, k, depth, false}, a, b, bias, c, work, nullptr);
+    Slice slice{{0, g.m}, columns, k, depth, false, {}, {}};
+    if (k + depth < g.k)
+      slice.next_left = soon(left(g, a, 0, k + depth), std::min(blocking(g).rows, g.m),
+                             std::min(blocking(g).depth, g.k - k - depth));
+    multiply_slice(g, {}, slice, a, b, bias, c, work, nullptr);
     packed += static_cast<std::size_t>(panels(g.n)) * panel_bytes(depth, parts(g));
   });
 }

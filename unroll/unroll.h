@@ -33,6 +33,7 @@
 #include <unroll/layers/sequence_encoder.h>
 #include <unroll/layers/sequential.h>
 #include <unroll/layers/transformer.h>
+#include <unroll/ops/activated_linear.h>
 #include <unroll/ops/arithmetic.h>
 #include <unroll/ops/attention.h>
 #include <unroll/ops/cast.h>

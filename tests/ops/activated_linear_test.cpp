@@ -7,8 +7,10 @@
 #include <unroll/layers/transformer.h>
 #include <unroll/ops/activated_linear.h>
 #include <unroll/ops/arithmetic.h>
+#include <unroll/ops/index.h>
 #include <unroll/ops/matmul.h>
 #include <unroll/ops/reduce.h>
+#include <unroll/ops/scan.h>
 
 #include <algorithm>
 
@@ -101,12 +103,16 @@ TEST_CASE("second gradients go through an activation in its product") {
     Tape tape;
     const Tensor x = tape.watch(o.x), weight = tape.watch(o.weight);
     const Tensor y = mean(square(f(Activation::gelu, x, weight, Tensor())));
-    const Tensor dx = tape.gradient({&y, 1}, std::array{x}, {.create_graph = true})[0];
-    const Tensor norm = sum(square(dx));
-    return tape.gradient(norm, {x, weight});
+    const std::vector<Tensor> d =
+        tape.gradient({&y, 1}, std::array{x, weight}, {.create_graph = true});
+    const Tensor by_x = sum(square(d[0])), by_weight = sum(square(d[1]));
+    std::vector<Tensor> all = tape.gradient(by_x, {x, weight});
+    for (const Tensor& one : tape.gradient(by_weight, {x, weight})) all.push_back(one);
+    return all;
   };
   const auto got = second(as_one), expected = second(as_two);
-  for (std::size_t i = 0; i < 2; ++i) {
+  for (std::size_t i = 0; i < 4; ++i) {
+    CAPTURE(i);
     const double size = difference(expected[i], Tensor::zeros(expected[i].shape()));
     CHECK(difference(got[i], expected[i]) < 1e-5 * size);
   }
@@ -165,6 +171,43 @@ TEST_CASE("a Transformer's feed-forward network: replay has recording's bits") {
     REQUIRE(i < replayed.size());
     CHECK(same_bits(replayed[i++], parameter.grad()));
   }
+}
+
+TEST_CASE(
+    "a loop over time takes an activation in its product out, and sums its weight's gradient") {
+  const std::int64_t steps = 3, rows = 512, in = 128, out = 64;
+  const Tensor xs = normal({steps, rows, in}, 1, DType::f32),
+               start = normal({steps, out, in}, 2, DType::f32);
+  const auto gradients = [&](bool unrolled) {
+    Tape tape;
+    const Tensor x = tape.watch(xs), weight = tape.watch(select(start, 0, 0));
+    const Cell cell = [&](const Tensor& step, const State& s) -> Output {
+      const Tensor h = tanh(s[0] + activated_linear(Activation::gelu, step, weight));
+      return {h, {h}};
+    };
+    const Output y = scan(cell, x, {Tensor::zeros({rows, out})}, {.unrolled = unrolled});
+    const Tensor loss = mean(square(y.output));
+    std::vector<Tensor> all = tape.gradient(loss, {x, weight});
+    all.push_back(y.output);
+    return all;
+  };
+  const auto fast = gradients(false), slow = gradients(true);
+  for (std::size_t i = 0; i < fast.size(); ++i) {
+    const double size = difference(slow[i], Tensor::zeros(slow[i].shape()));
+    CHECK(difference(fast[i], slow[i]) < 1e-5 * size);
+  }
+}
+
+TEST_CASE("products refuse functions of operands that they cannot apply them to") {
+  const Tensor x = normal({4, 4}, 1, DType::f32);
+  Tensor c = Tensor::zeros({4, 4});
+  const GemmFunctions::Map f = [](const float*, float*, std::int64_t) {};
+  const auto run = [&](const Gemm& g, const GemmFunctions& functions) {
+    gemm(g, functions, x.ptr<float>(), x.ptr<float>(), nullptr, c.mutable_ptr<float>());
+  };
+  CHECK_THROWS_AS(run({.transpose_a = true, .m = 4, .n = 4, .k = 4}, {.of_a = f}), Error);
+  CHECK_THROWS_AS(run({.transpose_b = true, .m = 4, .n = 4, .k = 4}, {.of_b = f}), Error);
+  CHECK_THROWS_AS(run({.m = 4, .n = 2, .k = 4, .ldb = 4}, {.of_b = f}), Error);
 }
 
 TEST_CASE("a dry run knows what an activation in its product needs") {

@@ -6,6 +6,7 @@
 #include <unroll/graph/threads.h>
 #include <unroll/layers/recurrent.h>
 #include <unroll/layers/transformer.h>
+#include <unroll/ops/amx.h>
 #include <unroll/ops/arithmetic.h>
 #include <unroll/ops/bf16.h>
 #include <unroll/ops/matmul.h>
@@ -163,11 +164,17 @@ TEST_CASE("without a bf16 tape products are f32: before, behind, under NoGrad") 
 
 TEST_CASE("bf16 products have the same bits on one thread and two") {
   if (!available()) return;
-  const std::vector<Product> large{{{300, 1001}, {70, 1001}, {}, false, true},
-                                   {{1001, 300}, {1001, 190}, {}, true, false},
-                                   {{700, 512}, {512, 256}, {256}, false, false},
-                                   {{1024, 2048}, {1024, 96}, {}, true, false},
-                                   {{40, 64, 128}, {40, 128, 64}, {}, false, false}};
+  std::vector<Product> large{{{300, 1001}, {70, 1001}, {}, false, true},
+                             {{1001, 300}, {1001, 190}, {}, true, false},
+                             {{700, 512}, {512, 256}, {256}, false, false},
+                             {{1024, 2048}, {1024, 96}, {}, true, false},
+                             {{40, 64, 128}, {40, 128, 64}, {}, false, false}};
+  // Deep ones with few columns, which only tiles sum in one order.
+  if (detail::amx::available())
+    for (const Product& deep : {Product{{336, 1956}, {1956, 66}, {}, false, false},
+                                Product{{1471, 35}, {1471, 837}, {}, true, false},
+                                Product{{1343, 65}, {489, 65}, {}, false, true}})
+      large.push_back(deep);
   for (const Product& p : large) {
     CAPTURE(to_string(p.a), to_string(p.b));
     const Values one = run(p, DType::bf16);

@@ -2,6 +2,7 @@
 
 #include <unroll/graph/tape.h>
 #include <unroll/ops/arithmetic.h>
+#include <unroll/ops/cast.h>
 #include <unroll/ops/reduce.h>
 
 #include <cmath>
@@ -10,6 +11,7 @@
 #include <vector>
 
 #include "../catch.h"
+#include "../tensors.h"
 
 using namespace unroll;
 
@@ -64,6 +66,32 @@ TEST_CASE("elementwise functions of special values give what the mathematics lib
                                                (dtype == DType::f32 ? 1.2e-38 : 1e-307));
           }
         }
+}
+
+TEST_CASE("gelu far from 0 is 0 below and x above, and so are its gradients 0 and 1") {
+  const auto values = [](const Tensor& t) {
+    const Tensor wide = cast(t, DType::f64);
+    return std::vector<double>(wide.ptr<double>(), wide.ptr<double>() + wide.numel());
+  };
+  for (const DType dtype : {DType::f32, DType::f64}) {
+    Tape tape;
+    const Tensor numbers = Tensor::from({-1e30, -1e6, -1000.0, -10.0, 10.0, 1000.0, 1e30}, {7});
+    const Tensor x = tape.watch(cast(numbers, dtype)), y = gelu(x);
+    const std::vector<double> in = values(x), out = values(y),
+                              slope = values(tape.gradient(sum(y), {x})[0]);
+    for (std::size_t i = 0; i < in.size(); ++i) {
+      CAPTURE(in[i], to_string(dtype));
+      CHECK(out[i] == Approx(in[i] < 0 ? 0 : in[i]).margin(1e-20));
+      CHECK(slope[i] == Approx(in[i] < 0 ? 0 : 1).margin(1e-18));
+    }
+  }
+}
+
+TEST_CASE("gelu in f32 is that of f64 to some roundings") {
+  Tensor x = Tensor::empty({200001}, DType::f64);
+  for (std::int64_t i = 0; i < x.numel(); ++i)
+    x.mutable_ptr<double>()[i] = static_cast<double>(static_cast<float>(i - 100000) * 8e-5F);
+  CHECK(difference(cast(gelu(cast(x, DType::f32)), DType::f64), gelu(x)) < 1e-6);
 }
 
 TEST_CASE("comparisons with infinity are masks of 0 and 1") {

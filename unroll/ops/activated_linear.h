@@ -5,10 +5,11 @@
 
 namespace unroll {
 
-/// linear(activate(f, x), weight, bias): x [..., I], weight [O, I], bias [O] if given. Large ones
-/// on matrix tiles compute f(x) and its derivative where products read and write them, so that
-/// neither is ever in memory as a whole: of a Transformer's feed-forward network that saves a
-/// quarter of what is kept, and the way there and back. The bits are those of the two ops.
+/// linear(activate(f, x), weight, bias): x [..., I], weight [O, I], bias [O] if given. From 2^16
+/// numbers of x on, for O up to 512 and where products go to matrix tiles (ops/amx.h), f(x) and its
+/// derivative are computed where products read and write them: neither is in memory as a whole, and
+/// nothing but x is kept. Else it is the two ops, whose bits results and gradients have in any
+/// case.
 Tensor activated_linear(Activation f, const Tensor& x, const Tensor& weight,
                         const Tensor& bias = {}, Where where = Where::current());
 

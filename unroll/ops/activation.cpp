@@ -94,6 +94,15 @@ Tensor activate_backward(Activation f, const Tensor& x, const Tensor& dy, Where 
     return pointwise(PointwiseName(name, where), gradient, x, dy)[0];
   });
 }
+std::pair<Tensor, Tensor> activate_second(Activation f, const Tensor& x, const Tensor& dy,
+                                          const Tensor& u, Where where) {
+  return with_activation(f, [&](const char* name, auto fn) {
+    using Gradient = detail::PointwiseGrad<decltype(fn), 1, 1>;
+    const detail::PointwiseGrad<Gradient, 2, 1> second{Gradient{fn}};
+    const auto [by_x, by_dy] = pointwise(PointwiseName(name, where), second, x, dy, u);
+    return std::pair(by_x, by_dy);
+  });
+}
 
 Tensor exp(const Tensor& x, Where where) {
   return pointwise(PointwiseName("exp", where), ExpFn{}, x);

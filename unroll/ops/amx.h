@@ -62,7 +62,7 @@ struct Product {
   bool add = false;             ///< start from what C holds, whatever bias is
   float* c = nullptr;
   std::int64_t c_step = 0;
-  Soon soon[2] = {};  ///< comes from memory meanwhile
+  Soon soon[2] = {};  ///< comes from memory meanwhile, where A has more than 16 rows
 };
 /// What is not finite gives NaN, also where f32 has an infinity, as do numbers from 3.39e38 on,
 /// which round to an infinity in bf16; sums that overflow give an infinity or NaN. Parts below

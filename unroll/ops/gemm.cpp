@@ -373,6 +373,9 @@ void gemm(const Gemm& g, const double* a, const double* b, const double* bias, d
 
 void gemm(const Gemm& g, const GemmFunctions& f, const float* a, const float* b, const float* bias,
           float* c) {
+  if (g.batch != 1 || (f.of_a != nullptr && g.transpose_a) ||
+      (f.of_b != nullptr && (g.transpose_b || g.ldb != 0)))
+    fail("gemm", "functions of operands that are transposed, cut out or a batch");
   const bool empty = g.m == 0 || g.n == 0 || g.k == 0;
   if (!empty && detail::is_amx(g) && !maps_beforehand(g, f)) return run_amx(g, f, a, b, bias, c);
   Tensor mapped_a, mapped_b;

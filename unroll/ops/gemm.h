@@ -25,14 +25,14 @@ struct Gemm {
   friend bool operator==(const Gemm&, const Gemm&) = default;
 };
 
-/// Functions of single numbers, applied where a product reads and writes them anyway: what they
-/// give is never in memory as a whole. (On matrix tiles; elsewhere it is, for the time of the
-/// call.)
+/// Functions of single numbers, applied where a product reads and writes them anyway: on matrix
+/// tiles what they give is never in memory as a whole. Elsewhere, and of A where it would be
+/// computed more than once (n > 512), it is for the time of the call.
 struct GemmFunctions {
   using Map = void (*)(const float* x, float* y, std::int64_t n);
   using Gate = void (*)(const float* x, const float* c, float* y, std::int64_t n);
-  Map of_a = nullptr;  ///< op(A) is made of f(a); A is not transposed
-  Map of_b = nullptr;  ///< likewise
+  Map of_a = nullptr;  ///< the product is f(A) B; A is not transposed
+  Map of_b = nullptr;  ///< likewise; B's rows follow each other
   Gate of_c = nullptr;
   const float* gate = nullptr;  ///< [m, n]: C becomes of_c(gate, C)
   bool any() const { return of_a != nullptr || of_b != nullptr || of_c != nullptr; }
@@ -43,7 +43,8 @@ struct GemmFunctions {
 /// oneDNN and a processor that has it (check_precision()).
 void gemm(const Gemm& g, const float* a, const float* b, const float* bias, float* c);
 void gemm(const Gemm& g, const double* a, const double* b, const double* bias, double* c);
-/// The same with functions. Batch 1.
+/// The same with functions, for a batch of 1. Throws Error where an operand with a function is
+/// transposed or cut out.
 void gemm(const Gemm& g, const GemmFunctions& functions, const float* a, const float* b,
           const float* bias, float* c);
 

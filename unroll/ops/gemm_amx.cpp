@@ -12,8 +12,9 @@ using amx::panel_side;
 // The sum is made a slice of k at a time, for which columns of B are laid out, then so many rows of
 // A, again and again. Both stay in the second-level cache (two megabytes on processors with tiles)
 // until all is multiplied with all.
-constexpr std::int64_t most_rows = 128, most_columns = 512, most_depth = 256;
-constexpr std::int64_t left_numbers = 24 << 10, right_numbers = most_columns * most_depth;
+constexpr std::int64_t most_rows = 128, most_columns = 512, usual_depth = 256;
+// Numbers of A and of B in panels, six bytes each.
+constexpr std::int64_t left_numbers = 24 << 10, right_numbers = most_columns * usual_depth;
 
 std::int64_t panels(std::int64_t rows) { return (rows + panel_side - 1) / panel_side; }
 
@@ -38,8 +39,8 @@ Blocking blocking(const Gemm& g) {
   };
   // A few rows leave room for deep panels: C is then read and written less often. Those of B are
   // used once, while they are in the cache.
-  if (g.m <= panel_side) return within(panel_side, 2 * panel_side, 8 * most_depth);
-  if (g.m <= 2 * panel_side) return within(2 * panel_side, 4 * panel_side, most_depth);
+  if (g.m <= panel_side) return within(panel_side, 2 * panel_side, 8 * usual_depth);
+  if (g.m <= 2 * panel_side) return within(2 * panel_side, 4 * panel_side, usual_depth);
   if (!g.bf16 && g.transpose_a) {
     // Numbers that follow each other in depth are far apart: many would be in more pages than the
     // processor knows at a time. A small C stays in the cache however often it is read and written.
@@ -54,7 +55,7 @@ Blocking blocking(const Gemm& g) {
                   depth);
   }
   // One part of three is a third of the bytes.
-  return within(most_rows, most_columns, g.bf16 ? 2 * most_depth : most_depth);
+  return within(most_rows, most_columns, g.bf16 ? 2 * usual_depth : usual_depth);
 }
 
 // f(k, depth) for each slice.
@@ -141,6 +142,9 @@ bool is_amx(const Gemm& g) {
   // below so many multiplications calls cost more than they save.
   constexpr std::int64_t rows = 16, depth = 32, multiplications = 1 << 18, laid_out = 38;
   if (g.batch != 1 || g.m < rows || g.k < depth || g.m * g.n * g.k < multiplications) return false;
+  // Of bf16 deeper than this oneDNN sums in an order that depends on how many rows and columns
+  // there are, and on whether B is packed.
+  if (g.bf16 && g.k > 1024) return amx::available();
   const bool few = g.m <= panel_side;
   const std::int64_t on_tiles =
       (g.m == rows ? rows : panels(g.m) * panel_side) * panels(g.n) * panel_side;
@@ -165,7 +169,7 @@ void gemm_amx(const Gemm& g, Span rows, Span columns, const float* a, const floa
   std::byte* const packed = work + most.left();
   auto* const mapped = reinterpret_cast<float*>(packed + most.right());
   const amx::Tiles tiles;
-  const bool few = rows.end - rows.begin <= most.rows;
+  const bool one_block = rows.end - rows.begin <= most.rows;  // of A, for all columns
   const auto soon_left = [&](std::int64_t k) {
     return soon(left(g, a, rows.begin, k), std::min(most.rows, rows.end - rows.begin),
                 std::min(most.depth, g.k - k));
@@ -177,10 +181,10 @@ void gemm_amx(const Gemm& g, Span rows, Span columns, const float* a, const floa
   over_slices(g, [&](std::int64_t k, std::int64_t depth) {
     for (std::int64_t j = columns.begin; j < columns.end; j += most.columns) {
       const Span some{j, std::min(columns.end, j + most.columns)};
-      Slice slice{rows, some, k, depth, few && j > columns.begin, {}, {}};
+      Slice slice{rows, some, k, depth, one_block && j > columns.begin, {}, {}};
       if (some.end < columns.end) {
         slice.next_right = soon_right(some.end, k);
-        if (!few) slice.next_left = soon_left(k);
+        if (!one_block) slice.next_left = soon_left(k);
       } else if (k + depth < g.k) {
         slice.next_right = soon_right(columns.begin, k + depth);
         slice.next_left = soon_left(k + depth);

@@ -186,10 +186,10 @@ Lanes<T> erf(Lanes<T> x) {
     for (T& value : values) value = std::erf(value);
     return Lanes<T>::load(values);
   } else {
-    // x P(x^2) / Q(x^2), minimax on [-4, 4], beyond which a float's erf is 1. Of two operands one
-    // of which is NaN, these give the second.
-    const Lanes<T> c = hn::Min(Lanes<T>(4).v, hn::Max(Lanes<T>(-4).v, x.v));
-    const Lanes<T> s = c * c;
+    // x P(x^2) / Q(x^2), minimax on [-4, 4]. From `one` on a float's erf is 1, and so exactly: 1 +
+    // erf is to vanish however far below zero x is.
+    const Lanes<T> one(3.832506856900711);
+    const Lanes<T> s = x * x;
     Lanes<T> p(-2.72614225801306e-10);
     for (double k : {2.77068142495902e-08, -2.10102402082508e-06, -5.69250639462346e-05,
                      -7.34990630326855e-04, -2.95459980854025e-03, -1.60960333262415e-02})
@@ -198,14 +198,15 @@ Lanes<T> erf(Lanes<T> x) {
     for (double k : {-2.13374055278905e-04, -1.68282697438203e-03, -7.37332916720468e-03,
                      -1.42647390514189e-02})
       q = q * s + Lanes<T>(k);
-    if constexpr (sizeof(c) == 64) {
+    Lanes<T> y;
+    if constexpr (sizeof(x) == 64) {
       // Dividing takes as long as all of the rest. 14 bits of the inverse, a step of Newton's.
       const Lanes<T> r = hn::ApproximateReciprocal(q.v);
-      const Lanes<T> inverse = hn::MulAdd(r.v, hn::NegMulAdd(q.v, r.v, Lanes<T>(1).v), r.v);
-      return c * p * inverse;
+      y = x * p * Lanes<T>(hn::MulAdd(r.v, hn::NegMulAdd(q.v, r.v, Lanes<T>(1).v), r.v));
     } else {
-      return c * p / q;
+      y = x * p / q;
     }
+    return where<T>(abs(x) >= one, Lanes<T>(hn::CopySign(Lanes<T>(1).v, x.v)), y);
   }
 }
 

@@ -47,11 +47,10 @@ Blocking blocking(const Gemm& g) {
     if (g.m * g.n <= (1 << 18)) return within(most_rows, most_columns, 96);
   } else if (!g.bf16) {
     // As deep as the cache allows: C is then read and written less often.
-    const auto whole = [](std::int64_t numbers, std::int64_t by) {
-      return numbers / by / panel_side * panel_side;
-    };
-    const std::int64_t depth = std::min(g.k, whole(right_numbers, std::min(g.n, most_columns)));
-    return within(std::clamp(whole(left_numbers, depth), panel_side, most_rows), most_columns,
+    const auto whole = [](std::int64_t numbers) { return numbers / panel_side * panel_side; };
+    const std::int64_t wide = panels(std::min(g.n, most_columns)) * panel_side,
+                       depth = std::min(g.k, whole(right_numbers / wide));
+    return within(std::clamp(whole(left_numbers / depth), panel_side, most_rows), most_columns,
                   depth);
   }
   // One part of three is a third of the bytes.

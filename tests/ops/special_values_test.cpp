@@ -91,7 +91,8 @@ TEST_CASE("gelu in f32 is that of f64 to some roundings") {
   Tensor x = Tensor::empty({200001}, DType::f64);
   for (std::int64_t i = 0; i < x.numel(); ++i)
     x.mutable_ptr<double>()[i] = static_cast<double>(static_cast<float>(i - 100000) * 8e-5F);
-  CHECK(difference(cast(gelu(cast(x, DType::f32)), DType::f64), gelu(x)) < 1e-6);
+  // erf is good to six units of its last place, times half of x.
+  CHECK(difference(cast(gelu(cast(x, DType::f32)), DType::f64), gelu(x)) < 1.5e-6);
 }
 
 TEST_CASE("comparisons with infinity are masks of 0 and 1") {
